@@ -1,0 +1,82 @@
+# `make run` and `make test` are the two commands of the README. Each is
+# complete on a fresh machine with Python 3.11 or later, and quick once the
+# virtual environment is there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+# Debian keeps the brokers of the benchmark in /usr/sbin, which is not on
+# everyone's path.
+export PATH := $(PATH):/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Options for the server, as in: make run ARGS="--tcp 127.0.0.1:0"
+ARGS ?=
+# Options for pytest, as in: make check PYTEST_ARGS="tests/core -x"
+PYTEST_ARGS ?=
+# Rows of the benchmark, as in: make bench ROWS=R1,R2 (all without it)
+ROWS ?=
+
+.PHONY: help run test check soak bench format clean lint debian-test debian-bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## install what is missing and start the server
+	@cat tools/next-steps.txt
+	@exec $(PYTHON) -m tim_trio serve $(ARGS)
+
+test: debian-test $(VENV)/.installed-dev ## everything: format, lint, types, all tests with coverage
+	@$(MAKE) --no-print-directory lint
+	$(PYTHON) -m pytest -m "not soak" --cov --cov-report= $(PYTEST_ARGS)
+	$(PYTHON) -m coverage report
+	$(PYTHON) -m coverage report --include='tim_trio/protocol/*,tim_trio/core/*' --fail-under=100
+
+check: $(VENV)/.installed-dev ## the part of `make test` that takes less than a minute
+	@$(MAKE) --no-print-directory lint
+	$(PYTHON) -m pytest -m "not slow and not soak" --hypothesis-profile=quick $(PYTEST_ARGS)
+
+soak: debian-test $(VENV)/.installed-dev ## what is too long for `make test` (half an hour)
+	$(PYTHON) -m pytest -m soak --timeout=3600 $(PYTEST_ARGS)
+
+bench: debian-bench $(VENV)/.installed-dev ## compare with other brokers; ROWS=R1,R2 for a part
+	$(PYTHON) -m bench $(if $(ROWS),--rows $(ROWS))
+
+lint:
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) build dist bench/build bench/out .coverage .coverage.* \
+	    .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run start at once; a change of pyproject.toml
+# installs again.
+$(VENV)/.python: tools/make-venv
+	@tools/make-venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.python
+	$(PYTHON) -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.python
+	$(PYTHON) -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+debian-test:
+	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev
+
+debian-bench:
+	@tools/need-programs nats-server=nats-server redis-server=redis-server \
+	    mosquitto=mosquitto cc=gcc,libc6-dev
