@@ -1,0 +1,185 @@
+"""Every bound of the server in one place: value, unit and the reason for it.
+
+The configuration's ``[limits]`` table is made from these fields, so a bound
+added here is configurable, documented and listed by ``tim_trio config``.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import attrs
+
+_Number = TypeVar("_Number", int, float)
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def _bound(
+    default: _Number, unit: str, why: str, *, least: _Number, most: _Number | None = None
+) -> _Number:
+    # attrs' stubs type a field by its default, so the annotation below holds.
+    checks = [attrs.validators.ge(least)]
+    if most is not None:
+        checks.append(attrs.validators.le(most))
+    field: _Number = attrs.field(
+        default=default,
+        validator=checks,
+        metadata={"unit": unit, "why": why, "least": least, "most": most},
+    )
+    return field
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """All bounds. Construction fails with ValueError on a value out of range."""
+
+    # Frames
+    max_frame_bytes: int = _bound(
+        MIB,
+        "bytes",
+        "largest frame taken from a peer; at most backlog_bytes, so that an empty outbox "
+        "holding one frame stays within its bound",
+        least=4 * KIB,
+        most=64 * MIB,
+    )
+    max_init_bytes: int = _bound(
+        64 * KIB,
+        "bytes",
+        "largest INIT or END frame; these are never dropped, so their size must be small",
+        least=KIB,
+        most=MIB,
+    )
+
+    # Outboxes
+    backlog_bytes: int = _bound(
+        MIB,
+        "bytes",
+        "unsent bytes of one subscription before it lags; about 8 s of a 1 Mbit/s stream",
+        least=4 * KIB,
+    )
+    backlog_age_s: float = _bound(
+        1.0,
+        "seconds",
+        "age of a subscription's oldest unsent byte before it lags: live data that is "
+        "older helps nobody",
+        least=0.01,
+    )
+    connection_backlog_bytes: int = _bound(
+        8 * MIB,
+        "bytes",
+        "unsent bytes of all subscriptions of one connection",
+        least=4 * KIB,
+    )
+    node_backlog_bytes: int = _bound(
+        1024 * MIB,
+        "bytes",
+        "unsent bytes of all connections of this process",
+        least=MIB,
+    )
+    control_backlog_bytes: int = _bound(
+        512 * KIB,
+        "bytes",
+        "room kept free per connection for answers, events, INIT and END, which are never "
+        "dropped; a connection that fills it is closed as a slow consumer",
+        least=16 * KIB,
+    )
+    outbox_items: int = _bound(
+        8192,
+        "items",
+        "pieces queued per connection; keeps the overhead of tiny frames bounded",
+        least=64,
+    )
+    stall_timeout_s: float = _bound(
+        10.0,
+        "seconds",
+        "a connection that takes no byte for this long is closed as a slow consumer",
+        least=0.05,
+    )
+
+    # Cache
+    room_cache_bytes: int = _bound(
+        8 * MIB,
+        "bytes",
+        "cached groups of one room, overhead included; 8 MiB hold 10 s of 6 Mbit/s",
+        least=0,
+    )
+    node_cache_bytes: int = _bound(
+        512 * MIB, "bytes", "cached groups of all rooms of this process", least=0
+    )
+
+    # Connections
+    max_connections: int = _bound(
+        20_000, "connections", "in all; also bounded by the process's open files", least=1
+    )
+    max_connections_per_address: int = _bound(
+        20_000,
+        "connections",
+        "from one address; lower it where clients do not share an address",
+        least=1,
+    )
+    max_unauthenticated: int = _bound(
+        1_000, "connections", "that have not yet authenticated", least=1
+    )
+    handshake_timeout_s: float = _bound(
+        10.0, "seconds", "for HELLO and AUTHENTICATE together", least=0.05
+    )
+    ping_interval_s: float = _bound(
+        20.0,
+        "seconds",
+        "of silence from a peer before it is pinged; it is closed two intervals later",
+        least=0.05,
+    )
+    close_timeout_s: float = _bound(
+        2.0, "seconds", "for a closing connection to take its last frames", least=0.05
+    )
+
+    # Requests
+    commands_per_s: float = _bound(
+        200.0, "requests per second", "per connection, sustained", least=1.0
+    )
+    command_burst: int = _bound(
+        1_000, "requests", "per connection at once, above the sustained rate", least=1
+    )
+    max_refused_commands: int = _bound(
+        1_000,
+        "requests",
+        "refused for their rate before the connection is closed as flooding",
+        least=1,
+    )
+    ask_interval_s: float = _bound(
+        10.0, "seconds", "between two asks to push of one account in one room", least=0.0
+    )
+
+    # Rooms
+    max_rooms: int = _bound(100_000, "rooms", "on this node", least=1)
+    max_rooms_per_account: int = _bound(
+        1_000, "rooms", "that one account may have registered at once", least=1
+    )
+    max_subscriptions: int = _bound(1_000, "subscriptions", "per connection", least=1, most=65_535)
+    max_sources_per_room: int = _bound(
+        1_000, "sources", "publishing in one room at once", least=1, most=60_000
+    )
+    max_sources_per_connection: int = _bound(1_000, "sources", "open on one connection", least=1)
+    max_grants_per_room: int = _bound(
+        1_000, "accounts", "granted push rights in one room", least=1, most=60_000
+    )
+    idle_timeout_s: float = _bound(
+        300.0, "seconds", "without a stream frame before a room is destroyed", least=0.05
+    )
+    viewers_interval_s: float = _bound(
+        2.0, "seconds", "between two VIEWERS events about one room", least=0.01
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_frame_bytes > self.backlog_bytes:
+            raise ValueError(
+                f"max_frame_bytes ({self.max_frame_bytes}) must be at most "
+                f"backlog_bytes ({self.backlog_bytes})"
+            )
+        if self.max_init_bytes > self.max_frame_bytes:
+            raise ValueError(
+                f"max_init_bytes ({self.max_init_bytes}) must be at most "
+                f"max_frame_bytes ({self.max_frame_bytes})"
+            )

@@ -1,0 +1,208 @@
+"""Received bytes in, runs and control frames out.
+
+One walk over the headers serves framing and everything a room must know of
+the frames in it: a frame that does not simply continue the run ends it and
+is looked at again as the first of the next, where all checks are made. So
+the loop over the middle of a run has one comparison per field.
+
+Source: protocol.md, sections 2, 4 and 5.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+import attrs
+
+from tim_trio.errors import Code, RemoteProtocolError
+from tim_trio.protocol.layout import (
+    CONTROL_HEADER,
+    CONTROL_HEADER_BYTES,
+    EXT_WORD_BYTES,
+    LENGTH_BYTES,
+    PRELUDE_BYTES,
+    STREAM,
+    STREAM_HEADER_BYTES,
+    Flag,
+)
+from tim_trio.protocol.runs import Run
+
+# The stream header as the walk needs it: length, then everything that stays
+# the same within a run (type, flags, track, ext_words, room, source) as one
+# string of bytes that is only compared, which is cheaper than making integers
+# of it, and seq.
+_WALK: Final = Struct(">I16sQ")
+# The same string, taken apart: type, flags, track, ext_words, room, source.
+_IDENTITY: Final = Struct(">BBBBQI")
+_INIT: Final = int(Flag.INIT)
+_KEY: Final = int(Flag.KEY)
+_END: Final = int(Flag.END)
+_SMALLEST_STREAM: Final = STREAM_HEADER_BYTES - LENGTH_BYTES
+_SMALLEST_CONTROL: Final = CONTROL_HEADER_BYTES - LENGTH_BYTES
+
+
+@attrs.frozen
+class ControlFrame:
+    """A control frame whose fields have not been read yet."""
+
+    type: int
+    request_id: int
+    fields: bytes
+
+
+class Decoder:
+    """Cuts a byte stream into frames. Never blocks, owns no socket.
+
+    Attributes:
+        max_frame_bytes: bound of a whole frame; may be raised between calls
+            (it is small before WELCOME).
+    """
+
+    __slots__ = ("_buffered", "_chunks", "_needed", "max_frame_bytes", "max_init_bytes")
+
+    def __init__(self, *, max_frame_bytes: int, max_init_bytes: int) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self.max_init_bytes = max_init_bytes
+        # An incomplete frame waits as the chunks it came in, joined only once
+        # it is whole: joining at every read would be quadratic.
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._needed = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of the incomplete frame held back; less than ``max_frame_bytes``."""
+        return self._buffered
+
+    def feed(self, data: bytes) -> list[Run | ControlFrame]:
+        """Return all frames completed by ``data``, in order.
+
+        The length of a frame is checked as soon as its prelude is there, so
+        at most one frame within the bound is ever held back.
+
+        Raises:
+            RemoteProtocolError: bytes that are no frames, with the CLOSE
+                code; frames before them have been lost with the call, and the
+                decoder is unusable afterwards.
+        """
+        items: list[Run | ControlFrame] = []
+        error = self.feed_into(data, items)
+        if error is not None:
+            raise error
+        return items
+
+    def feed_into(self, data: bytes, items: list[Run | ControlFrame]) -> RemoteProtocolError | None:
+        """As `feed`, but append to ``items`` and return the error.
+
+        For a server, which carries out what stood before the bad frame.
+        """
+        if self._chunks:
+            self._chunks.append(data)
+            self._buffered += len(data)
+            if self._buffered < self._needed:
+                return None
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._buffered = 0
+        position = 0
+        end = len(data)
+        try:
+            while end - position >= PRELUDE_BYTES:
+                length = int.from_bytes(data[position : position + LENGTH_BYTES], "big")
+                if length + LENGTH_BYTES > self.max_frame_bytes:
+                    raise RemoteProtocolError(
+                        f"a frame of {length + LENGTH_BYTES} bytes, {self.max_frame_bytes} allowed",
+                        Code.FRAME_TOO_LARGE,
+                    )
+                ext_bytes = data[position + 7] * EXT_WORD_BYTES
+                is_stream = data[position + 4] == STREAM
+                smallest = _SMALLEST_STREAM if is_stream else _SMALLEST_CONTROL
+                if length < smallest + ext_bytes:
+                    raise RemoteProtocolError(f"a frame of length {length} is too short")
+                after = position + LENGTH_BYTES + length
+                if after > end:
+                    self._needed = after - position
+                    break
+                if is_stream:
+                    run = self._read_run(data, position)
+                    position += len(run.data)
+                    items.append(run)
+                else:
+                    _, kind, _, _, _, request_id = CONTROL_HEADER.unpack_from(data, position)
+                    start = position + CONTROL_HEADER_BYTES + ext_bytes
+                    items.append(ControlFrame(kind, request_id, data[start:after]))
+                    position = after
+            else:
+                self._needed = PRELUDE_BYTES
+        except RemoteProtocolError as error:
+            return error
+        if position < end:
+            self._chunks.append(data[position:])
+            self._buffered = end - position
+        return None
+
+    def _read_run(self, data: bytes, start: int) -> Run:
+        """Return the longest run that begins at ``start``, whose first frame is whole."""
+        unpack = _WALK.unpack_from
+        length, identity, seq = unpack(data, start)
+        _, flags, track, ext_words, room, source = _IDENTITY.unpack(identity)
+        position = start + LENGTH_BYTES + length
+        first_seq = seq
+        first_key = last_key = end_offset = -1
+        first_key_seq = last_key_seq = init_bytes = 0
+        if flags:
+            if flags & (_INIT | _END) and length + LENGTH_BYTES > self.max_init_bytes:
+                raise RemoteProtocolError(
+                    f"an INIT or END frame of {length + LENGTH_BYTES} bytes, "
+                    f"{self.max_init_bytes} allowed",
+                    Code.FRAME_TOO_LARGE,
+                )
+            if flags & _INIT:
+                init_bytes = position - start
+            if flags & _KEY:
+                first_key = last_key = 0
+                first_key_seq = last_key_seq = seq
+            if flags & _END:
+                end_offset = 0
+            # What the frames that follow ordinarily look like.
+            identity = identity[:1] + b"\0" + identity[2:]
+        end = len(data)
+        last_header = end - STREAM_HEADER_BYTES
+        smallest = _SMALLEST_STREAM + ext_words * EXT_WORD_BYTES
+        largest = self.max_frame_bytes - LENGTH_BYTES
+        while position <= last_header and end_offset < 0:
+            length, next_identity, next_seq = unpack(data, position)
+            after = position + LENGTH_BYTES + length
+            if next_seq != seq + 1 or after > end or not smallest <= length <= largest:
+                break
+            if next_identity != identity:
+                flags = next_identity[1]
+                if flags & _INIT or next_identity[2:] != identity[2:] or next_identity[0] != STREAM:
+                    break
+                if flags & _END:
+                    if length + LENGTH_BYTES > self.max_init_bytes:
+                        break
+                    end_offset = position - start
+                if flags & _KEY:
+                    last_key = position - start
+                    last_key_seq = next_seq
+                    if first_key < 0:
+                        first_key = last_key
+                        first_key_seq = next_seq
+            seq = next_seq
+            position = after
+        return Run(
+            room,
+            source,
+            track,
+            first_seq,
+            seq,
+            first_key,
+            first_key_seq,
+            last_key,
+            last_key_seq,
+            init_bytes,
+            end_offset,
+            data[start:position],
+        )
