@@ -1,3 +1,5 @@
 """tim_trio: a relay for live streams, on Trio."""
 
-__version__ = "0.1.0"
+from tim_trio._version import __version__
+
+__all__ = ["__version__"]

@@ -1,0 +1,412 @@
+"""The server's configuration: flags over environment over a TOML file over defaults.
+
+Every key is a field of :class:`ServerConfig` or of :class:`~tim_trio.limits.Limits`
+(section ``limits``). The loader, the environment's names, the error messages and
+the listing of defaults are all made from those fields, so none can be forgotten
+when a key is added.
+
+Every value is checked where it is given, even where a stronger source replaces
+it: a mistake in the file does not wait for the day the flag is left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import re
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import attrs
+from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
+
+from tim_trio.errors import TimError
+from tim_trio.limits import Limits
+
+ENV_PREFIX = "TIM_TRIO_"
+CONFIG_VARIABLE = "TIM_TRIO_CONFIG"
+# Read by the command line, not keys of the server.
+_OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "TIM_TRIO_SERVER", "TIM_TRIO_ACCOUNT"})
+
+DEFAULT_PORT = 7600
+
+
+class ConfigError(TimError):
+    """The configuration cannot be used; ``str()`` is one line for a person."""
+
+
+@attrs.frozen
+class Address:
+    """A host and a TCP port; ``str()`` gives ``HOST:PORT``, with brackets for IPv6."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+        Raises:
+            ValueError: with a message for a person.
+        """
+        host, colon, port_text = text.strip().rpartition(":")
+        if not colon or not re.fullmatch(r"[0-9]{1,5}", port_text):
+            raise ValueError(f'"{text}" is not HOST:PORT')
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+            try:
+                ipaddress.IPv6Address(host)
+            except ValueError:
+                raise ValueError(f'"{host}" in "{text}" is not an IPv6 address') from None
+        elif ":" in host:
+            raise ValueError(f'"{text}": write an IPv6 address in brackets, as in [::1]:7600')
+        if not re.fullmatch(r"[A-Za-z0-9._:%-]+", host):
+            raise ValueError(f'"{text}" names no host; 0.0.0.0 and [::] mean every interface')
+        port = int(port_text)
+        if port > 65535:
+            raise ValueError(f'"{text}": a port is at most 65535')
+        return cls(host, port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it. A name is never looked up."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def _parse_addresses(value: object) -> tuple[Address, ...]:
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("must be a list of at least one HOST:PORT")
+    addresses = []
+    for item in value:
+        if isinstance(item, Address):
+            addresses.append(item)
+        elif isinstance(item, str):
+            addresses.append(Address.parse(item))
+        else:
+            raise ValueError("must be a list of at least one HOST:PORT")
+    return tuple(addresses)
+
+
+def _key(
+    default: object,
+    why: str,
+    *,
+    unit: str = "",
+    form: str = "",
+    least: float | None = None,
+    most: float | None = None,
+) -> Any:
+    """Describe a key. ``form`` says what a value must look like, for error messages."""
+    metadata = {"why": why, "unit": unit, "form": form, "least": least, "most": most}
+    return attrs.field(default=default, metadata=metadata)
+
+
+@attrs.frozen(kw_only=True)
+class ServerConfig:
+    """What a server runs with. Made by :func:`load_config`, which checks it."""
+
+    tcp: Annotated[tuple[Address, ...], PlainValidator(_parse_addresses)] = _key(
+        (Address("127.0.0.1", DEFAULT_PORT),),
+        "addresses to listen on, each HOST:PORT or [IPV6]:PORT; port 0 takes a free one; "
+        "loopback by default, because open auth lets anyone in",
+    )
+    auth: Literal["open"] = _key(
+        "open",
+        'who may connect; "open" takes any account name without proof',
+    )
+    insecure_open: bool = _key(
+        False,
+        "let auth = open listen beyond loopback: anyone who reaches the port may then "
+        "act under any name",
+    )
+    node_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = _key(
+        "node-1",
+        "what this server calls itself to clients and in logs; unique among nodes",
+        form="1 to 64 letters, digits, dots, dashes or underscores",
+    )
+    drain_timeout_s: float = _key(
+        10.0,
+        "that clients have to leave by themselves after SIGTERM before they are closed",
+        unit="seconds",
+        least=0.0,
+        most=3600.0,
+    )
+    log_format: Literal["auto", "console", "json"] = _key(
+        "auto", "auto is console on a terminal and json, one object a line, elsewhere"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _key(
+        "info", "the least severe events to log; info has one line per connection and room"
+    )
+    limits: Limits = attrs.field(factory=Limits)
+
+
+@attrs.frozen(kw_only=True)
+class _Key:
+    """One key: how to check a value, and what to say about it."""
+
+    name: str  # with its section: "limits.max_frame_bytes"
+    adapter: TypeAdapter[Any]
+    why: str
+    unit: str
+    form: str
+    least: float | None
+    most: float | None
+
+    @property
+    def section(self) -> str:
+        return self.name.rpartition(".")[0]
+
+    @property
+    def leaf(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def variable(self) -> str:
+        return ENV_PREFIX + self.name.replace(".", "_").upper()
+
+    def check(self, value: object, origin: str, *, strict: bool) -> object:
+        """Return the value in the key's own type, or raise a ConfigError naming the key."""
+        try:
+            return self.adapter.validate_python(value, strict=strict)
+        except ValidationError as error:
+            # One line: the first complaint. The rest is usually its echo.
+            raise ConfigError(f"{self._complain(error, value)} ({origin})") from None
+
+    def _complain(self, error: ValidationError, value: object) -> str:
+        detail = error.errors(include_url=False)[0]
+        context = detail.get("ctx", {})
+        unit = f" {self.unit}" if self.unit else ""
+        given = json.dumps(value, default=str, ensure_ascii=False)
+        match detail["type"]:
+            case "greater_than_equal":
+                wish = f"must be at least {context['ge']}{unit}, not {given}"
+            case "less_than_equal":
+                wish = f"must be at most {context['le']}{unit}, not {given}"
+            case "value_error":
+                wish = str(context["error"])
+                if not wish.startswith("must"):
+                    return f"{self.name}: {wish}"
+            case "literal_error":
+                wish = f"must be {context['expected'].replace(chr(39), chr(34))}, not {given}"
+            case kind if kind.startswith("int"):
+                wish = f"must be a whole number{unit and ' of' + unit}, not {given}"
+            case kind if kind.startswith(("float", "finite")):
+                wish = f"must be a number{unit and ' of' + unit}, not {given}"
+            case kind if kind.startswith("bool"):
+                wish = f"must be true or false, not {given}"
+            case _:
+                wish = f"must be {self.form}, not {given}" if self.form else detail["msg"]
+        return f"{self.name} {wish}"
+
+
+def _keys_of(cls: type[attrs.AttrsInstance], section: str) -> Iterator[_Key]:
+    hints = get_type_hints(cls, include_extras=True)
+    for field in attrs.fields(cls):
+        if attrs.has(hints[field.name]):
+            continue  # a section of its own
+        least, most = field.metadata.get("least"), field.metadata.get("most")
+        annotation: Any = hints[field.name]
+        if least is not None or most is not None:
+            annotation = Annotated[annotation, Field(ge=least, le=most)]
+        if hints[field.name] is float:
+            # TOML has inf and nan, and nan passes every comparison.
+            annotation = Annotated[annotation, Field(allow_inf_nan=False)]
+        yield _Key(
+            name=section + field.name,
+            adapter=TypeAdapter(annotation),
+            why=field.metadata.get("why", ""),
+            unit=field.metadata.get("unit", ""),
+            form=field.metadata.get("form", ""),
+            least=least,
+            most=most,
+        )
+
+
+_SECTIONS = ("limits",)
+_KEYS = {
+    key.name: key for key in (*_keys_of(ServerConfig, ""), *_keys_of(Limits, _SECTIONS[0] + "."))
+}
+_VARIABLES = {key.variable: key for key in _KEYS.values()}
+
+
+def load_config(
+    *, file: Path | None, env: Mapping[str, str], overrides: Mapping[str, object]
+) -> ServerConfig:
+    """Combine all sources, the strongest last: defaults, file, environment, overrides.
+
+    ``file`` may be None; then the variable ``TIM_TRIO_CONFIG``, if set, names
+    it. ``env`` is usually ``os.environ``; only names that begin with
+    ``TIM_TRIO_`` count, and an empty value is as good as none. ``overrides``
+    has keys as in the file, nested or dotted (``limits.max_rooms``); a value
+    of None or an empty tuple is a flag that was not given. Numbers may be text
+    there and in the environment, not in the file.
+
+    Blocks while it reads the file.
+
+    Raises:
+        ConfigError: in one line what is wrong, with the key and where it was given.
+    """
+    if file is None and env.get(CONFIG_VARIABLE):
+        file = Path(env[CONFIG_VARIABLE])
+    values: dict[str, object] = {}
+    if file is not None:
+        values.update(_from_file(file))
+    values.update(_from_env(env))
+    values.update(_from_overrides(overrides))
+    return _build(values)
+
+
+def _from_file(file: Path) -> Iterator[tuple[str, object]]:
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+    for name, value in _flatten(document, f"in {file}"):
+        key = _find(name, f"in {file}")
+        yield name, key.check(value, f"in {file}", strict=True)
+
+
+def _from_env(env: Mapping[str, str]) -> Iterator[tuple[str, object]]:
+    for variable, text in sorted(env.items()):
+        if not variable.startswith(ENV_PREFIX) or variable in _OTHER_VARIABLES:
+            continue
+        key = _VARIABLES.get(variable)
+        if key is None:
+            hint = _closest(variable, [*_VARIABLES, *_OTHER_VARIABLES])
+            raise ConfigError(f"unknown environment variable {variable}{hint}")
+        if text:
+            yield key.name, key.check(text, f"from {variable}", strict=False)
+
+
+def _from_overrides(overrides: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for name, value in _flatten(overrides, "on the command line"):
+        key = _find(name, "on the command line")
+        if value is None or value == ():
+            continue
+        yield name, key.check(value, "on the command line", strict=not isinstance(value, str))
+
+
+def _flatten(
+    table: Mapping[str, object], where: str, prefix: str = ""
+) -> Iterator[tuple[str, object]]:
+    for leaf, value in table.items():
+        name = prefix + leaf
+        if isinstance(value, Mapping):
+            if not value and name not in _SECTIONS:
+                raise _unknown(name, where)
+            yield from _flatten(value, where, name + ".")
+        elif name in _SECTIONS:
+            raise ConfigError(f"{name} is a table: write [{name}] ({where})")
+        else:
+            yield name, value
+
+
+def _find(name: str, where: str) -> _Key:
+    key = _KEYS.get(name)
+    if key is None:
+        raise _unknown(name, where)
+    return key
+
+
+def _unknown(name: str, where: str) -> ConfigError:
+    leaf = name.rpartition(".")[2]
+    same_leaf = [key.name for key in _KEYS.values() if key.leaf == leaf]
+    hint = f'; did you mean "{same_leaf[0]}"?' if same_leaf else _closest(name, [*_KEYS])
+    if not hint:
+        by_leaf = {key.leaf: key.name for key in _KEYS.values()}
+        near = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6)
+        hint = f'; did you mean "{by_leaf[near[0]]}"?' if near else ""
+    quoted = json.dumps(name, ensure_ascii=False)  # it may hold anything, a line end too
+    return ConfigError(f"unknown key {quoted} {where}{hint or '; `tim_trio config` lists all'}")
+
+
+def _closest(name: str, candidates: list[str]) -> str:
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    return f'; did you mean "{near[0]}"?' if near else ""
+
+
+def _build(values: Mapping[str, object]) -> ServerConfig:
+    top: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
+    prefix = _SECTIONS[0] + "."
+    bounds: dict[str, Any] = {
+        name.removeprefix(prefix): value for name, value in values.items() if name not in top
+    }
+    try:
+        limits = Limits(**bounds)
+    except ValueError as error:
+        # Checks between bounds; each alone has been checked above.
+        raise ConfigError(f"{prefix}{error}") from None
+    config = ServerConfig(**top, limits=limits)
+    anyone_may_enter = config.auth == "open"
+    if anyone_may_enter and not config.insecure_open:
+        for address in config.tcp:
+            if not address.is_loopback:
+                raise ConfigError(
+                    f'tcp: {address} is not a loopback address, and auth = "open" lets '
+                    f"anyone act under any name; set insecure_open = true if that is meant"
+                )
+    return config
+
+
+def render_defaults() -> str:
+    """Return TOML text with every key, its default and why; :func:`load_config` reads it."""
+    return render_config(ServerConfig())
+
+
+def render_config(config: ServerConfig) -> str:
+    """Return ``config`` as commented TOML text that :func:`load_config` reads back."""
+    lines = [
+        "# The configuration of a tim_trio server. A key left out has its default.",
+        "# A flag wins over an environment variable, and that over this file.",
+        "# The variable of a key is TIM_TRIO_ and its name in capitals; of a key in",
+        "# [limits], TIM_TRIO_LIMITS_ and its name: TIM_TRIO_LIMITS_MAX_ROOMS.",
+    ]
+    section = ""
+    for key in _KEYS.values():
+        if key.section != section:
+            section = key.section
+            lines += ["", f"[{section}]"]
+        owner = getattr(config, section) if section else config
+        lines += ["", *_describe(key), f"{key.leaf} = {_toml(getattr(owner, key.leaf))}"]
+    return "\n".join(lines) + "\n"
+
+
+def _describe(key: _Key) -> list[str]:
+    facts = [key.unit] if key.unit else []
+    if key.least is not None and key.most is not None:
+        facts.append(f"{_toml(key.least)} to {_toml(key.most)}")
+    elif key.least is not None:
+        facts.append(f"{_toml(key.least)} or more")
+    text = f"{', '.join(facts)}: {key.why}" if facts else key.why
+    return textwrap.wrap(text, 80, initial_indent="# ", subsequent_indent="# ")
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return f"{value:_}" if value >= 10_000 else str(value)
+        case float():
+            return repr(value)
+        case tuple():
+            return "[" + ", ".join(_toml(item) for item in value) + "]"
+        case _:
+            # TOML's basic strings escape as JSON's do.
+            return json.dumps(str(value), ensure_ascii=False)
