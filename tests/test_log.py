@@ -154,6 +154,14 @@ def test_a_malformed_line_of_the_standard_library_s_breaks_nothing(
     assert "Logging error" in capsys.readouterr().err
 
 
+def test_a_logger_without_a_name_names_no_component(pipe: tuple[int, int]) -> None:
+    reading, writing = pipe
+    setup_logging(fd=writing)
+    structlog.get_logger().info("hello")
+    (line,) = json_lines(reading)
+    assert "component" not in line
+
+
 # Secrets
 
 
@@ -196,12 +204,12 @@ def test_a_full_pipe_loses_lines_and_blocks_nobody(pipe: tuple[int, int]) -> Non
 def test_a_line_longer_than_the_pipe_is_finished_later(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     sink = LineSink(writing)
-    sink.info("x" * 200_000)
-    sink.info("lost: the line before is not out yet")
+    sink.write_line("x" * 200_000)
+    sink.write_line("lost: the line before is not out yet")
     got = b""
     while b"\n" not in got:
         got += drain(reading)
-        sink.info("next")
+        sink.write_line("next")
     got += drain(reading)
     first, _, others = got.partition(b"\n")
     assert first == b"x" * 200_000
@@ -213,14 +221,14 @@ def test_a_reader_that_is_gone_breaks_nothing() -> None:
     reading, writing = os.pipe()
     sink = LineSink(writing)
     os.close(reading)
-    sink.info("nobody")
+    sink.write_line("nobody")
     os.close(writing)
     assert sink.lost_lines == 1
 
 
 def test_text_that_is_no_unicode_is_escaped(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    LineSink(writing).info("a\udc80b")
+    LineSink(writing).write_line("a\udc80b")
     assert drain(reading) == b"a\\udc80b\n"
 
 

@@ -31,7 +31,7 @@ def get_logger(component: str) -> FilteringBoundLogger:
 
     May be called before :func:`setup_logging`, at import for example.
     """
-    logger: FilteringBoundLogger = structlog.get_logger(component=component)
+    logger: FilteringBoundLogger = structlog.get_logger(component)
     return logger
 
 
@@ -51,6 +51,7 @@ def setup_logging(
     sink = LineSink(fd)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_component,
         drop_secrets,
         structlog.processors.add_log_level,
         sink.add_lost_lines,
@@ -75,7 +76,7 @@ def setup_logging(
     structlog.configure(
         processors=[*shared, *form],
         wrapper_class=structlog.make_filtering_bound_logger(log_level),
-        logger_factory=lambda *_: sink,
+        logger_factory=lambda component="": _Output(sink, component),
         # Loggers are made at import, before this runs, and tests set up again.
         cache_logger_on_first_use=False,
     )
@@ -83,10 +84,7 @@ def setup_logging(
 
 
 class LineSink:
-    """Writes lines to a file descriptor, or drops and counts them; never blocks.
-
-    structlog calls the method named after the level.
-    """
+    """Writes lines to a file descriptor, or drops and counts them; never blocks."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -110,8 +108,6 @@ class LineSink:
             self._rest = rest
             self.lost_lines = 0
 
-    debug = info = warning = error = critical = write_line
-
     def add_lost_lines(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """As a processor: say in this line how many before it were lost."""
         if self.lost_lines:
@@ -130,6 +126,26 @@ class LineSink:
 
     def _is_writable(self) -> bool:
         return any(mask & select.POLLOUT for _, mask in self._poll.poll(0))
+
+
+@attrs.frozen
+class _Output:
+    """What structlog writes to: it calls the method named after the level."""
+
+    sink: LineSink
+    component: str
+
+    def write_line(self, line: str) -> None:
+        self.sink.write_line(line)
+
+    debug = info = warning = error = critical = write_line
+
+
+def _add_component(logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """As a processor: name the part of the program that speaks."""
+    if logger.component:
+        event.setdefault("component", logger.component)
+    return event
 
 
 class _ToStructlog(logging.Handler):
