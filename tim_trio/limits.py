@@ -168,6 +168,14 @@ class Limits:
     idle_timeout_s: float = _bound(
         300.0, "seconds", "without a stream frame before a room is destroyed", least=0.05
     )
+    linger_s: float = _bound(
+        5.0,
+        "seconds",
+        "a source waits for its publisher to come back after its connection was lost; "
+        "0 ends it at once",
+        least=0.0,
+        most=60.0,
+    )
     viewers_interval_s: float = _bound(
         2.0, "seconds", "between two VIEWERS events about one room", least=0.01
     )

@@ -1,0 +1,77 @@
+"""The server as a program: configuration in, exit code out.
+
+Source: docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import trio
+
+from tim_trio.config import ServerConfig
+from tim_trio.log import get_logger, setup_logging
+from tim_trio.net.server import ListenError, Server, describe, open_listeners
+
+_log = get_logger("app")
+
+
+def run_server(config: ServerConfig) -> int:
+    """Run a server until SIGTERM or SIGINT; return the process's exit code.
+
+    Prints ``listening tcp HOST:PORT`` per listener on standard output once
+    it accepts. A second signal ends the drain at once.
+    """
+    setup_logging(log_format=config.log_format, log_level=config.log_level)
+    raise_open_files_limit()
+    try:
+        trio.run(_main, config)
+    except ListenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def raise_open_files_limit() -> None:
+    """Take as many open files as the system lets us have: one per connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _main(config: ServerConfig) -> None:
+    server = Server(
+        config.limits, node_name=config.node_name, drain_timeout_s=config.drain_timeout_s
+    )
+    # Opened before any nursery, so that a ListenError arrives bare.
+    listeners = [
+        sock for address in config.tcp for sock in open_listeners(address.host, address.port)
+    ]
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, listeners)
+            for listener in listeners:
+                print(f"listening tcp {describe(listener)}", flush=True)
+            nursery.start_soon(_stop_on_signal, server, signals, nursery.cancel_scope)
+
+
+async def _stop_on_signal(
+    server: Server, signals: AsyncIterator[int], everything: trio.CancelScope
+) -> None:
+    async with trio.open_nursery() as nursery:
+        number = await anext(aiter(signals))
+        _log.info("stopping", signal=signal.Signals(number).name)
+        nursery.start_soon(_drain, server, nursery.cancel_scope)
+        await anext(aiter(signals))
+        _log.info("stopping at once")
+    everything.cancel()
+
+
+async def _drain(server: Server, waiting: trio.CancelScope) -> None:
+    await server.drain()
+    waiting.cancel()

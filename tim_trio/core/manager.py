@@ -1,0 +1,423 @@
+"""The room manager: which rooms there are, and who may do what with them.
+
+The only place where permissions are checked. Rooms themselves (`room`) do
+what they are told.
+
+Source: protocol.md, section 7.
+"""
+
+from __future__ import annotations
+
+import heapq
+import secrets
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import attrs
+import trio
+
+from tim_trio.core.directory import Directory, MemoryDirectory, RoomRecord
+from tim_trio.core.member import Member
+from tim_trio.core.node import Node
+from tim_trio.core.room import Room
+from tim_trio.core.sources import Source
+from tim_trio.errors import Code, room_error
+from tim_trio.protocol.messages import (
+    ListScope,
+    PushAsked,
+    PushGranted,
+    RevokedReason,
+    Right,
+    Role,
+    RoomClosedReason,
+    RoomEntry,
+    RoomInfo,
+    RoomMode,
+    SourceLeftReason,
+    StartFrom,
+    encode,
+    is_account_name,
+)
+from tim_trio.protocol.room_ids import END_ROOM_ID, FIRST_ROOM_ID
+
+#: Draws before giving up on a generator that repeats itself.
+_DRAWS: Final = 8
+_MAX_GATHER_MS: Final = 1000
+_LIST_LIMIT: Final = 1000
+_EXPIRY_INTERVAL_S: Final = 0.5
+#: Asks to push remembered per room; more askers than that wait for the oldest.
+_ASKERS_KEPT: Final = 1000
+
+_CLOSED_TEXTS: Final = {
+    RoomClosedReason.REMOVED: "removed by its creator",
+    RoomClosedReason.IDLE: "no data for its idle timeout",
+    RoomClosedReason.BANNED: "closed by an operator",
+    RoomClosedReason.PATH_LOST: "no way to the room's root",
+}
+
+
+class EventLog(Protocol):
+    """The part of a structlog logger that is used here."""
+
+    def info(self, event: str, **fields: Any) -> object: ...
+
+
+def draw_room_id() -> int:
+    """Return a room id drawn uniformly from the whole range by the system's random source."""
+    return FIRST_ROOM_ID + secrets.randbelow(END_ROOM_ID - FIRST_ROOM_ID)
+
+
+@attrs.define(eq=False)
+class RoomManager:
+    """All rooms of one node.
+
+    Args:
+        draw: where room ids come from; injected by tests.
+    """
+
+    node: Node
+    log: EventLog
+    node_name: str = "node"
+    directory: Directory = attrs.field(factory=MemoryDirectory)
+    draw: Callable[[], int] = draw_room_id
+    rooms: dict[int, Room] = attrs.field(factory=dict)
+    _members: dict[str, set[Member]] = attrs.field(factory=dict)
+    # Rooms an account created or was granted.
+    _related: dict[str, set[Room]] = attrs.field(factory=dict)
+    _created: dict[str, int] = attrs.field(factory=dict)
+    _deadlines: list[tuple[float, int]] = attrs.field(factory=list)
+    _lingering: dict[Source, Room] = attrs.field(factory=dict)
+
+    # Members
+
+    def enter(self, member: Member) -> None:
+        """A connection has authenticated."""
+        self._members.setdefault(member.account, set()).add(member)
+
+    def leave(self, member: Member, *, clean: bool, now: float) -> None:
+        """A connection is gone: end its subscriptions and, after a linger, its sources.
+
+        ``clean``: it said goodbye, so nobody will take its sources over.
+        """
+        members = self._members.get(member.account)
+        if members is None or member not in members:
+            return
+        members.discard(member)
+        if not members:
+            del self._members[member.account]
+        for number in list(member.subscriptions):
+            self.rooms[number].unsubscribe(member)
+        for room, source in list(member.sources.values()):
+            if clean or not self.node.limits.linger_s:
+                reason = SourceLeftReason.UNPUBLISHED if clean else SourceLeftReason.CONNECTION_LOST
+                room.end_source(source, reason, now)
+                self._log_source("source left", room, source, reason=reason.name.lower())
+            else:
+                room.lose_owner(source, self.node.limits.linger_s, now)
+                self._lingering[source] = room
+        member.sources.clear()
+        member.former.clear()
+
+    # Room operations: each raises RoomError.
+
+    def _room(self, number: int) -> Room:
+        room = self.rooms.get(number)
+        if room is None:
+            raise room_error(Code.NO_SUCH_ROOM)
+        return room
+
+    def _own_room(self, member: Member, number: int) -> Room:
+        room = self._room(number)
+        if room.creator != member.account:
+            raise room_error(Code.PERMISSION_DENIED, "only the room's creator may do this")
+        return room
+
+    async def register(
+        self, member: Member, mode: RoomMode, gather_ms: int, idle_timeout_s: int, now: float
+    ) -> Room:
+        """Open a room under a new random id.
+
+        Raises:
+            RoomError: ``permission_denied``, ``not_supported``, ``bad_request``,
+                ``too_many_rooms``, ``unavailable``.
+        """
+        limits = self.node.limits
+        if not member.rights & Right.REGISTER_ROOMS:
+            raise room_error(Code.PERMISSION_DENIED, "this account may not register rooms")
+        if mode is not RoomMode.LIVE:
+            raise room_error(Code.NOT_SUPPORTED, "reliable rooms are not served here")
+        if gather_ms > _MAX_GATHER_MS:
+            raise room_error(Code.BAD_REQUEST, f"gather_ms is at most {_MAX_GATHER_MS}")
+        created = self._created.get(member.account, 0)
+        if created >= limits.max_rooms_per_account or len(self.rooms) >= limits.max_rooms:
+            raise room_error(Code.TOO_MANY_ROOMS)
+        idle = min(idle_timeout_s or limits.idle_timeout_s, limits.idle_timeout_s)
+        # Counted before the directory is asked, so that requests sent side by
+        # side cannot pass the limit together.
+        self._created[member.account] = created + 1
+        try:
+            record = await self._record_new(member.account, mode, gather_ms, idle)
+        except BaseException:
+            self._uncount(member.account)
+            raise
+        room = Room(
+            record.room, member.account, mode, gather_ms, idle, now, self.node, self.node_name
+        )
+        self.rooms[room.number] = room
+        self.node.rooms += 1
+        self._related.setdefault(room.creator, set()).add(room)
+        heapq.heappush(self._deadlines, (now + idle, room.number))
+        self.log.info("room registered", room=str(room), account=room.creator)
+        return room
+
+    async def _record_new(
+        self, creator: str, mode: RoomMode, gather_ms: int, idle: float
+    ) -> RoomRecord:
+        for _ in range(_DRAWS):
+            record = RoomRecord(
+                room=self.draw(),
+                creator=creator,
+                mode=mode,
+                gather_ms=gather_ms,
+                idle_timeout_s=idle,
+            )
+            if await self.directory.add_room(record):
+                return record
+        raise room_error(Code.UNAVAILABLE, "no unused room id was drawn")
+
+    def _uncount(self, account: str) -> None:
+        self._created[account] -= 1
+        if not self._created[account]:
+            del self._created[account]
+
+    async def remove(self, member: Member, number: int, now: float) -> None:
+        await self.close(self._own_room(member, number), RoomClosedReason.REMOVED, now)
+
+    async def close(self, room: Room, reason: RoomClosedReason, now: float) -> None:
+        """End a room for everyone at once, then take it out of the directory."""
+        if self.rooms.pop(room.number, None) is None:
+            return
+        for source in room.sources.values():
+            self._lingering.pop(source, None)
+        room.close(reason, _CLOSED_TEXTS[reason], now)
+        self.node.rooms -= 1
+        self._uncount(room.creator)
+        for account in (room.creator, *room.granted):
+            self._unrelate(account, room)
+        self.log.info(
+            "room closed",
+            room=str(room),
+            reason=reason.name.lower(),
+            frames=room.frames_in,
+            bytes=room.bytes_in,
+        )
+        await self.directory.remove_room(room.number)
+
+    def _unrelate(self, account: str, room: Room) -> None:
+        related = self._related[account]
+        related.discard(room)
+        if not related:
+            del self._related[account]
+
+    async def _record(self, room: Room) -> None:
+        await self.directory.update_room(
+            RoomRecord(
+                room=room.number,
+                creator=room.creator,
+                mode=room.mode,
+                gather_ms=room.gather_ms,
+                idle_timeout_s=room.idle_timeout_s,
+                granted=frozenset(room.granted),
+            )
+        )
+
+    async def grant(self, member: Member, number: int, account: str, now: float) -> None:
+        """Let ``account`` push, and tell it if it is here."""
+        room = self._own_room(member, number)
+        if not is_account_name(account):
+            raise room_error(Code.BAD_REQUEST, "not an account name")
+        if room.may_push(account):
+            return
+        if len(room.granted) >= self.node.limits.max_grants_per_room:
+            raise room_error(Code.TOO_MANY_GRANTS)
+        room.granted.add(account)
+        self._related.setdefault(account, set()).add(room)
+        room.asked.pop(account, None)
+        granted = encode(PushGranted(room=room.number))
+        for other in self._members.get(account, ()):
+            other.outbox.put_control(granted, now)
+        self.log.info("push granted", room=str(room), account=account)
+        await self._record(room)
+
+    async def revoke(self, member: Member, number: int, account: str, now: float) -> None:
+        """Take the right to push away, in mid-stream if need be."""
+        room = self._own_room(member, number)
+        if account not in room.granted:
+            return
+        room.granted.discard(account)
+        self._unrelate(account, room)
+        for source in room.sources.values():
+            if source.account == account:
+                self._lingering.pop(source, None)
+        room.revoke_sources(account, RevokedReason.REVOKED, now)
+        self.log.info("push revoked", room=str(room), account=account)
+        await self._record(room)
+
+    def subscribe(
+        self, member: Member, number: int, start: StartFrom, request_id: int, now: float
+    ) -> None:
+        """Subscribe and answer."""
+        room = self._room(number)
+        if number in member.subscriptions:
+            raise room_error(Code.ALREADY_SUBSCRIBED)
+        if len(member.subscriptions) >= self.node.limits.max_subscriptions:
+            raise room_error(Code.TOO_MANY_SUBSCRIPTIONS)
+        room.subscribe(member, start, request_id, now)
+
+    def unsubscribe(self, member: Member, number: int) -> None:
+        if number not in member.subscriptions:
+            raise room_error(Code.NOT_SUBSCRIBED)
+        self.rooms[number].unsubscribe(member)
+
+    def publish(
+        self, member: Member, number: int, token: bytes, request_id: int, now: float
+    ) -> None:
+        """Open a source or take one over, and answer."""
+        room = self._room(number)
+        if not room.may_push(member.account):
+            raise room_error(
+                Code.PERMISSION_DENIED, "only the creator and the accounts it granted may push"
+            )
+        if len(member.sources) >= self.node.limits.max_sources_per_connection:
+            raise room_error(Code.TOO_MANY_SOURCES)
+        source = room.publish(member, token, request_id, now)
+        self._lingering.pop(source, None)
+        self._log_source("source joined", room, source)
+
+    def unpublish(
+        self, member: Member, number: int, source: int, request_id: int, now: float
+    ) -> None:
+        """End one of the member's sources and answer."""
+        held = member.sources.get((number, source))
+        if held is None:
+            raise room_error(Code.NO_SUCH_SOURCE)
+        room, published = held
+        room.unpublish(published, request_id, now)
+        self._log_source("source left", room, published, reason="unpublished")
+
+    def _log_source(self, event: str, room: Room, source: Source, **fields: str) -> None:
+        self.log.info(
+            event,
+            room=str(room),
+            source=source.number,
+            account=source.account,
+            frames=source.forwarded,
+            bytes=source.received_bytes,
+            **fields,
+        )
+
+    def info(self, member: Member, number: int, now: float) -> RoomInfo:
+        room = self._room(number)
+        shows = member.account == room.creator or bool(member.rights & Right.OPERATOR)
+        return room.info(show_granted=shows, now=now)
+
+    def list_rooms(
+        self, member: Member, scope: ListScope, after: int, limit: int
+    ) -> tuple[bool, list[RoomEntry]]:
+        """Return whether there are more, and rooms in order of their ids.
+
+        Raises:
+            RoomError: ``permission_denied`` for all rooms without the operator right.
+        """
+        if scope is ListScope.ALL and not member.rights & Right.OPERATOR:
+            raise room_error(Code.PERMISSION_DENIED, "listing all rooms needs the operator right")
+        limit = min(limit or _LIST_LIMIT, _LIST_LIMIT)
+        among = (
+            self.rooms.values()
+            if scope is ListScope.ALL
+            else self._related.get(member.account, set())
+        )
+        page = heapq.nsmallest(
+            limit + 1, (room for room in among if room.number > after), key=lambda r: r.number
+        )
+        entries = [_entry(room, member.account) for room in page[:limit]]
+        return len(page) > limit, entries
+
+    def ask_to_push(self, member: Member, number: int, message: str, now: float) -> int:
+        """Tell the creator's connections that the account wants to push; return how many."""
+        room = self._room(number)
+        account = member.account
+        if room.may_push(account):
+            raise room_error(Code.ALREADY_GRANTED)
+        interval = self.node.limits.ask_interval_s
+        last = room.asked.get(account)
+        if last is not None and now - last < interval:
+            wait_ms = int((last + interval - now) * 1000) + 1
+            raise room_error(Code.RATE_LIMITED, retry_after_ms=wait_ms)
+        creators = self._members.get(room.creator, ())
+        if not creators:
+            raise room_error(Code.CREATOR_ABSENT)
+        if last is None and len(room.asked) >= _ASKERS_KEPT:
+            oldest = next(iter(room.asked))
+            if now - room.asked[oldest] < interval:
+                raise room_error(Code.RATE_LIMITED, retry_after_ms=int(interval * 1000))
+            del room.asked[oldest]
+        # Taken out first, so that the dictionary stays in order of time.
+        room.asked.pop(account, None)
+        room.asked[account] = now
+        asked = encode(PushAsked(room=number, account=account, message=message))
+        for creator in creators:
+            creator.outbox.put_control(asked, now)
+        return len(creators)
+
+    # Services
+
+    async def run_expiry(self) -> None:
+        """End idle rooms and lingering sources when their time comes. Runs until cancelled."""
+        while True:
+            await trio.sleep(_EXPIRY_INTERVAL_S)
+            await self.expire(trio.current_time())
+
+    async def expire(self, now: float) -> None:
+        """End what is due at ``now``."""
+        for source, room in list(self._lingering.items()):
+            if now >= source.leave_at:
+                del self._lingering[source]
+                room.end_source(source, SourceLeftReason.CONNECTION_LOST, now)
+                self._log_source("source left", room, source, reason="connection_lost")
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, number = heapq.heappop(self._deadlines)
+            room_or_none = self.rooms.get(number)
+            if room_or_none is None:
+                continue
+            due = room_or_none.last_frame_at + room_or_none.idle_timeout_s
+            if due <= now:
+                await self.close(room_or_none, RoomClosedReason.IDLE, now)
+            else:
+                heapq.heappush(self._deadlines, (due, number))
+
+    async def run_viewers(self) -> None:
+        """Tell publishers how many watch, at most once per interval. Runs until cancelled."""
+        while True:
+            await trio.sleep(self.node.limits.viewers_interval_s)
+            now = trio.current_time()
+            for room in list(self.rooms.values()):
+                if room.viewers_changed:
+                    room.announce_viewers(now)
+
+
+def _entry(room: Room, account: str) -> RoomEntry:
+    if account == room.creator:
+        role = Role.CREATOR
+    elif account in room.granted:
+        role = Role.GRANTED
+    else:
+        role = Role.OPERATOR
+    return RoomEntry(
+        room=room.number,
+        mode=room.mode,
+        creator=room.creator,
+        role=role,
+        viewers=room.viewers,
+        sources=len(room.sources),
+    )

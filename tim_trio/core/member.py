@@ -1,0 +1,49 @@
+"""One authenticated connection, as rooms see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from tim_trio.core.outbox import Outbox
+from tim_trio.protocol.messages import Right
+
+if TYPE_CHECKING:
+    from tim_trio.core.room import Room
+    from tim_trio.core.sources import Source
+    from tim_trio.core.subscription import Subscription
+
+#: Sources a connection is remembered to have held. Frames in flight when a
+#: source ends arrive within a round trip, so the oldest may be forgotten.
+_MAX_FORMER: Final = 4096
+
+
+@attrs.define(eq=False)
+class Member:
+    """Who a connection is, what it subscribes to and what it publishes.
+
+    Attributes:
+        sources: (room, source number) of what it may push right now.
+        former: what it held earlier: frames for those are discarded, frames
+            for any other source are an offence.
+    """
+
+    account: str
+    outbox: Outbox
+    rights: Right
+    subscriptions: dict[int, Subscription] = attrs.field(factory=dict)
+    sources: dict[tuple[int, int], tuple[Room, Source]] = attrs.field(factory=dict)
+    former: dict[tuple[int, int], Source] = attrs.field(factory=dict)
+
+    def hold(self, room: Room, source: Source) -> None:
+        self.sources[room.number, source.number] = (room, source)
+        self.former.pop((room.number, source.number), None)
+
+    def release(self, room: Room, source: Source) -> None:
+        """The source is no longer this connection's to push."""
+        key = (room.number, source.number)
+        if self.sources.pop(key, None) is not None:
+            if len(self.former) >= _MAX_FORMER:
+                del self.former[next(iter(self.former))]
+            self.former[key] = source

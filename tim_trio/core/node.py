@@ -1,0 +1,47 @@
+"""What one process holds and has done, in bytes and counts.
+
+Owned by the server, changed by rooms and outboxes, read by statistics. Bounds
+that span connections are checked against these numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+
+from tim_trio.errors import code_label
+from tim_trio.limits import Limits
+
+
+@attrs.define(eq=False)
+class Node:
+    """Counters of one process. All byte counts are what is held right now.
+
+    Attributes:
+        backlog_bytes: accepted for subscribers, not yet taken by the kernel.
+        cache_bytes: cached groups, overhead included.
+        pinned_bytes: groups handed to joiners and not yet sent, each counted
+            once however many joiners share it.
+        lagging: pairs of subscription and track that lag now.
+        deliveries: frames times subscribers they were handed to.
+        closes: connections ended, by the code's label (``lost`` without one).
+    """
+
+    limits: Limits
+    backlog_bytes: int = 0
+    cache_bytes: int = 0
+    pinned_bytes: int = 0
+    lagging: int = 0
+    connections: int = 0
+    rooms: int = 0
+    subscriptions: int = 0
+    frames_in: int = 0
+    bytes_in: int = 0
+    deliveries: int = 0
+    gaps: int = 0
+    discarded: int = 0
+    closes: Counter[str] = attrs.field(factory=Counter)
+
+    def count_close(self, code: int | None) -> None:
+        self.closes["lost" if code is None else code_label(code)] += 1

@@ -1,0 +1,303 @@
+"""What one connection still has to be sent, bounded in bytes.
+
+A frame goes **straight to the socket** when nothing is waiting
+(``pending_bytes == 0`` is the only test). What the kernel does not take goes,
+in order, into the connection's memory channel, which its writer task drains;
+``pending_bytes`` falls only when the kernel has accepted. So a direct write
+can never overtake queued bytes, and only a subscriber that is behind costs a
+task switch.
+
+A memory channel counts items, so bytes are counted here, in a *ledger* per
+payer: one per subscription, one for control frames, one per shared group.
+
+Source: DESIGN "The data path"; docs/backpressure.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import attrs
+import trio
+
+from tim_trio.core.node import Node
+from tim_trio.errors import Code
+
+Buffer = bytes | memoryview
+#: Writes without blocking and returns how many bytes were taken; raises
+#: BlockingIOError for none, OSError when the connection is broken.
+Transmit = Callable[[Buffer], int]
+
+BATCH_BYTES: Final = 256 * 1024
+BATCH_ITEMS: Final = 256
+#: Items of the channel that live data leaves free for control frames.
+_RESERVED_ITEMS: Final = 32
+
+
+class Ledger(Protocol):
+    """Who pays for queued bytes."""
+
+    def charge(self, size: int, now: float) -> None:
+        """``size`` more bytes are queued."""
+
+    def settle(self, size: int, *, done: bool) -> None:
+        """``size`` bytes left the queue; ``done`` with the piece's last byte."""
+
+
+@attrs.define(eq=False)
+class Backlog:
+    """A ledger that knows the age of what is queued."""
+
+    pending_bytes: int = 0
+    #: When each queued piece came, made only while there is one: thousands of
+    #: idle subscriptions would otherwise hold an empty deque of 600 bytes each.
+    _times: deque[float] | None = None
+
+    def charge(self, size: int, now: float) -> None:
+        self.pending_bytes += size
+        if self._times is None:
+            self._times = deque()
+        self._times.append(now)
+
+    def settle(self, size: int, *, done: bool) -> None:
+        self.pending_bytes -= size
+        if done and self._times is not None:
+            self._times.popleft()
+            if not self._times:
+                self._times = None
+
+    @property
+    def oldest(self) -> float:
+        """When the oldest queued piece came; infinity when nothing is queued."""
+        return self._times[0] if self._times is not None else math.inf
+
+
+@attrs.define(eq=False)
+class SharedPiece:
+    """A cached group on its way to several joiners: counted once for all."""
+
+    data: bytes
+    _node: Node
+    _readers: int = 0
+
+    def charge(self, size: int, now: float) -> None:
+        if not self._readers:
+            self._node.pinned_bytes += len(self.data)
+        self._readers += 1
+
+    def settle(self, size: int, *, done: bool) -> None:
+        if done:
+            self._readers -= 1
+            if not self._readers:
+                self._node.pinned_bytes -= len(self.data)
+
+
+class Outbox:
+    """The sending side of one connection. One writer task drains it.
+
+    Attributes:
+        pending_bytes: queued and not yet taken by the kernel. Never 0 again
+            once closed, so that nobody writes directly.
+        closed: nothing more is accepted.
+        close_code: why, None for a lost connection; meaningful once closed.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_items",
+        "_node",
+        "_on_abort",
+        "_receive",
+        "_send",
+        "_shared_pending",
+        "caught_up_at",
+        "close_code",
+        "closed",
+        "control",
+        "live_bytes",
+        "pending_bytes",
+        "transmit",
+    )
+
+    def __init__(self, transmit: Transmit, node: Node, on_abort: Callable[[], None]) -> None:
+        self.transmit = transmit
+        self.pending_bytes = 0
+        self.live_bytes = 0
+        self.control = Backlog()
+        self.closed = False
+        self.close_code: int | None = None
+        #: When the last cached group was sent: live data queued behind it
+        #: has not been slow before that moment.
+        self.caught_up_at = -math.inf
+        self._shared_pending = 0
+        self._node = node
+        self._on_abort = on_abort
+        self._items = 0
+        self._send, self._receive = trio.open_memory_channel[tuple[Buffer, Ledger]](
+            node.limits.outbox_items
+        )
+        # What the writer has taken from the channel and the kernel has not accepted.
+        self._batch: deque[tuple[Buffer, Ledger]] = deque()
+
+    def has_room(self, size: int, backlog: Backlog, now: float) -> bool:
+        """Say whether a subscription may queue ``size`` bytes more.
+
+        An empty outbox admits any one piece.
+        """
+        if not self.pending_bytes:
+            return True
+        limits = self._node.limits
+        if backlog.pending_bytes:
+            if backlog.pending_bytes + size > limits.backlog_bytes:
+                return False
+            if not self._shared_pending:
+                waiting_since = max(backlog.oldest, self.caught_up_at)
+                if now - waiting_since > limits.backlog_age_s:
+                    return False
+        elif size > limits.backlog_bytes:
+            return False
+        return (
+            self.live_bytes + size <= limits.connection_backlog_bytes
+            and self._node.backlog_bytes + size <= limits.node_backlog_bytes
+            and self._items < limits.outbox_items - _RESERVED_ITEMS
+        )
+
+    def put(self, data: Buffer, ledger: Ledger, now: float) -> None:
+        """Send ``data`` now if nothing waits, else queue it. Never blocks.
+
+        Room for live data is the caller's to check first (`has_room`).
+        """
+        if self.closed:
+            return
+        if not self.pending_bytes:
+            try:
+                sent = self.transmit(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.abort(None)
+                return
+            if sent == len(data):
+                return
+            if sent:
+                # A view, not a copy: a thousand subscribers with a partial
+                # write share one run.
+                data = memoryview(data)[sent:]
+        self.queue(data, ledger, now)
+
+    def queue(self, data: Buffer, ledger: Ledger, now: float) -> None:
+        """Queue ``data`` for the writer task."""
+        size = len(data)
+        try:
+            self._send.send_nowait((data, ledger))
+        except trio.WouldBlock:
+            # Live data stops short of the last items, so this is control
+            # data that nobody reads.
+            self.abort(Code.SLOW_CONSUMER)
+            return
+        self._items += 1
+        self.pending_bytes += size
+        ledger.charge(size, now)
+        if isinstance(ledger, SharedPiece):
+            self._shared_pending += 1
+        else:
+            self.live_bytes += size
+            self._node.backlog_bytes += size
+
+    def put_control(self, data: Buffer, now: float) -> None:
+        """Send or queue what must never be dropped.
+
+        A peer that lets its reserved room fill up is closed as a slow consumer.
+        """
+        self.put(data, self.control, now)
+        if self.control.pending_bytes > self._node.limits.control_backlog_bytes:
+            self.abort(Code.SLOW_CONSUMER)
+
+    def close(self, frame: bytes | None, code: int | None, now: float) -> None:
+        """Accept nothing more after ``frame``; what is queued is still sent."""
+        if self.closed:
+            return
+        if frame is not None:
+            self.put(frame, self.control, now)
+        self._end(code)
+
+    def abort(self, code: int | None) -> None:
+        """Give the connection up at once: tell its owner, send nothing more."""
+        if self.closed:
+            return
+        self._end(code)
+        self._on_abort()
+
+    def _end(self, code: int | None) -> None:
+        if self.closed:  # `close` lost the connection while it sent its frame
+            return
+        self.closed = True
+        self.close_code = code
+        # Poison for the direct write: one byte that is never settled.
+        self.pending_bytes += 1
+        self._send.close()
+
+    # The writer task's side.
+
+    async def next_batch(self) -> list[Buffer]:
+        """Wait for queued pieces and return them, up to a batch.
+
+        Blocks until there is one. Returned pieces stay pending until
+        `settle`; cancellation loses none.
+
+        Raises:
+            trio.EndOfChannel: closed, and everything has been taken.
+        """
+        if not self._batch:
+            self._batch.append(await self._receive.receive())
+        size = sum(len(data) for data, _ in self._batch)
+        while size < BATCH_BYTES and len(self._batch) < BATCH_ITEMS:
+            try:
+                item = self._receive.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+            self._batch.append(item)
+            size += len(item[0])
+        return [data for data, _ in self._batch]
+
+    def settle(self, size: int, now: float) -> None:
+        """The kernel took ``size`` bytes of what `next_batch` returned."""
+        batch = self._batch
+        self.pending_bytes -= size
+        while size:
+            data, ledger = batch[0]
+            taken = min(size, len(data))
+            size -= taken
+            done = taken == len(data)
+            self._settle_one(ledger, taken, done=done)
+            if done:
+                batch.popleft()
+                if isinstance(ledger, SharedPiece):
+                    self.caught_up_at = now
+            else:
+                batch[0] = (memoryview(data)[taken:], ledger)
+
+    def _settle_one(self, ledger: Ledger, taken: int, *, done: bool) -> None:
+        ledger.settle(taken, done=done)
+        if isinstance(ledger, SharedPiece):
+            self._shared_pending -= done
+        else:
+            self.live_bytes -= taken
+            self._node.backlog_bytes -= taken
+        self._items -= done
+
+    def discard(self) -> None:
+        """Settle everything that will not be sent. For the owner's last act."""
+        self.abort(None)
+        while True:
+            try:
+                self._batch.append(self._receive.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                break
+        for data, ledger in self._batch:
+            self._settle_one(ledger, len(data), done=True)
+        self._batch.clear()
+        self._receive.close()

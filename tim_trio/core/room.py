@@ -1,0 +1,358 @@
+"""A room: its sources, its subscribers, and the fan-out between them.
+
+Everything here is synchronous. Checking, fan-out and caching of one run are
+one step, so that a subscriber who joins sees each frame once.
+
+Source: protocol.md, sections 7 to 9; DESIGN "The data path".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import attrs
+
+from tim_trio.core.cache import CacheBudget
+from tim_trio.core.member import Member
+from tim_trio.core.node import Node
+from tim_trio.core.sources import Source, Track, check_sequence
+from tim_trio.core.subscription import Subscription
+from tim_trio.errors import Code, room_error
+from tim_trio.protocol.layout import UNLIMITED_CREDIT
+from tim_trio.protocol.messages import (
+    Gap,
+    GapReason,
+    PublishAnswer,
+    PushRevoked,
+    Replaced,
+    RevokedReason,
+    RoomClosed,
+    RoomClosedReason,
+    RoomInfo,
+    RoomMode,
+    SourceInfo,
+    SourceJoined,
+    SourceLeft,
+    SourceLeftReason,
+    StartFrom,
+    SubscribeAnswer,
+    UnpublishAnswer,
+    Viewers,
+    encode,
+)
+from tim_trio.protocol.room_ids import format_room_id
+from tim_trio.protocol.runs import Run
+
+#: Sources that have left and stay listed, so that a late comer can tell
+#: "ended" from "not yet begun".
+_LEFT_SOURCES_KEPT: Final = 64
+
+
+@attrs.define(eq=False)
+class Room:
+    """One virtual room on this node.
+
+    Attributes:
+        number: the room id.
+        granted: accounts beside the creator that may push.
+        viewers_changed: VIEWERS is due to the publishers.
+    """
+
+    number: int
+    creator: str
+    mode: RoomMode
+    gather_ms: int
+    idle_timeout_s: float
+    created_at: float
+    _node: Node
+    _node_name: str
+    granted: set[str] = attrs.field(factory=set)
+    sources: dict[int, Source] = attrs.field(factory=dict)
+    asked: dict[str, float] = attrs.field(factory=dict)
+    viewers_changed: bool = False
+    last_frame_at: float = 0.0
+    frames_in: int = 0
+    bytes_in: int = 0
+    _left: deque[SourceInfo] = attrs.field(factory=lambda: deque(maxlen=_LEFT_SOURCES_KEPT))
+    _tokens: dict[bytes, Source] = attrs.field(factory=dict)
+    _next_source: int = 1
+    _arrivals: int = 0
+    _subscriptions: dict[Member, Subscription] = attrs.field(factory=dict)
+    # What the fan-out walks: rebuilt when someone joins or leaves, so that
+    # nothing changes under a walk.
+    _audience: tuple[Subscription, ...] | None = ()
+    _budget: CacheBudget = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._budget = CacheBudget(self._node)
+        self.last_frame_at = self.created_at
+
+    def __str__(self) -> str:
+        return format_room_id(self.number)
+
+    @property
+    def viewers(self) -> int:
+        return len(self._subscriptions)
+
+    @property
+    def cache_bytes(self) -> int:
+        return self._budget.used
+
+    def may_push(self, account: str) -> bool:
+        return account == self.creator or account in self.granted
+
+    # Data
+
+    def push(self, source: Source, run: Run, now: float) -> int:
+        """Check a run, hand it to every subscriber, and cache it.
+
+        Returns how many subscribers it went to. ``source`` is one of this
+        room's, pushed by its owner.
+
+        Raises:
+            RemoteProtocolError: the run's ``seq`` does not follow.
+        """
+        track = source.track_for(run.track, self._budget)
+        source.received_bytes += len(run.data)
+        fresh = run
+        if run.first_seq != track.next_seq or track.ended or track.expected != track.next_seq:
+            checked = check_sequence(track, run)
+            source.discarded += run.frames - (checked.frames if checked else 0)
+            if checked is None:
+                return 0
+            fresh = checked
+            if fresh.first_seq > track.next_seq:
+                self._announce_skip(source, track, fresh.first_seq, now)
+        else:
+            track.expected = run.last_seq + 1
+        audience = self._fan_out(fresh, track, now)
+        frames = fresh.last_seq - fresh.first_seq + 1
+        track.next_seq = fresh.last_seq + 1
+        if fresh.init_bytes:
+            track.init = fresh.data[: fresh.init_bytes]
+        if fresh.last_key >= 0:
+            track.keyed = True
+        if fresh.end_offset >= 0:
+            track.ended = True
+        if track.keyed:
+            self._arrivals += 1
+            track.cache.add(fresh, self._arrivals, track.init)
+            source.changed()
+        source.forwarded += frames
+        self.last_frame_at = now
+        self.frames_in += frames
+        self.bytes_in += len(fresh.data)
+        node = self._node
+        node.frames_in += frames
+        node.bytes_in += len(fresh.data)
+        node.deliveries += frames * audience
+        return audience
+
+    def _fan_out(self, run: Run, track: Track, now: float) -> int:
+        """Hand one run to every subscriber; the hot loop of the whole server."""
+        data = run.data
+        size = len(data)
+        audience = self._audience
+        if audience is None:
+            audience = self._audience = tuple(self._subscriptions.values())
+        for subscription in audience:
+            outbox = subscription.outbox
+            if outbox.pending_bytes or subscription.lagging:
+                subscription.offer(run, track, now)
+                continue
+            try:
+                sent = outbox.transmit(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                outbox.abort(None)
+                continue
+            if sent != size:
+                rest = memoryview(data)[sent:] if sent else data
+                outbox.queue(rest, subscription.backlog, now)
+        return len(audience)
+
+    def _announce_skip(self, source: Source, track: Track, first_seq: int, now: float) -> None:
+        """Tell subscribers what a publisher left out at a takeover."""
+        track.cache.drop()
+        source.changed()
+        gap = encode(
+            Gap(
+                room=self.number,
+                source=source.number,
+                track=track.number,
+                first_seq=track.next_seq,
+                last_seq=first_seq - 1,
+                reason=GapReason.SKIPPED,
+            )
+        )
+        for subscription in self._subscriptions.values():
+            # Who lags gets one GAP at its end, which contains this one.
+            if track not in subscription.lagging:
+                self._node.gaps += 1
+                subscription.outbox.put_control(gap, now)
+
+    def _tell_subscribers(self, event: bytes, now: float) -> None:
+        for subscription in tuple(self._subscriptions.values()):
+            subscription.outbox.put_control(event, now)
+
+    # Subscribers
+
+    def subscribe(self, member: Member, start: StartFrom, request_id: int, now: float) -> None:
+        """Answer, INITs, cached groups, and from then on live, as one step."""
+        node = self._node
+        outbox = member.outbox
+        wants_groups = start is StartFrom.GROUP
+        # Slow joiners keep the groups of their time in memory; past the bound
+        # the next one starts at a KEY instead.
+        offered = wants_groups and node.pinned_bytes < node.limits.node_cache_bytes
+        sources = tuple(self.sources.values())
+        answer = SubscribeAnswer(
+            room=self.number,
+            mode=self.mode,
+            gather_ms=self.gather_ms,
+            sources=[*self._left, *(source.info(offered=offered) for source in sources)],
+            path=[self._node_name],
+        )
+        outbox.put_control(encode(answer, request_id), now)
+        subscription = Subscription(self.number, outbox, node)
+        for source in sources:
+            piece = source.snapshot(node, with_groups=offered)
+            if piece.data:
+                outbox.put(piece.data, piece, now)
+            if wants_groups:
+                for track in source.tracks.values():
+                    if track.keyed and not track.ended and not (offered and track.cache.runs):
+                        subscription.wait_for_key(track)
+        self._subscriptions[member] = subscription
+        member.subscriptions[self.number] = subscription
+        self._audience = None
+        self.viewers_changed = True
+        node.subscriptions += 1
+
+    def unsubscribe(self, member: Member) -> None:
+        subscription = self._subscriptions.pop(member)
+        del member.subscriptions[self.number]
+        subscription.discard()
+        self._audience = None
+        self.viewers_changed = True
+        self._node.subscriptions -= 1
+
+    # Sources
+
+    def publish(self, member: Member, token: bytes, request_id: int, now: float) -> Source:
+        """Open a source, or take over the one with this token, and answer.
+
+        Raises:
+            RoomError: ``token_in_use``, ``too_many_sources``.
+        """
+        source = self._tokens.get(token)
+        if source is not None and source.account != member.account:
+            raise room_error(Code.TOKEN_IN_USE)
+        is_new = source is None
+        if source is None:
+            if len(self.sources) >= self._node.limits.max_sources_per_room:
+                raise room_error(Code.TOO_MANY_SOURCES)
+            source = Source(self._next_source, member.account, token, member)
+            self._next_source += 1
+            self.sources[source.number] = source
+            self._tokens[token] = source
+        elif source.owner is not member:
+            if source.owner is not None:
+                source.owner.release(self, source)
+                replaced = Replaced(room=self.number, source=source.number)
+                source.owner.outbox.put_control(encode(replaced), now)
+            source.hand_over(member)
+        member.hold(self, source)
+        answer = PublishAnswer(
+            room=self.number,
+            source=source.number,
+            mode=self.mode,
+            received=source.received_bytes,
+            credit=UNLIMITED_CREDIT,
+            tracks=source.infos(),
+        )
+        member.outbox.put_control(encode(answer, request_id), now)
+        viewers = Viewers(room=self.number, viewers=self.viewers)
+        member.outbox.put_control(encode(viewers), now)
+        if is_new:
+            joined = SourceJoined(room=self.number, source=source.number, account=source.account)
+            self._tell_subscribers(encode(joined), now)
+        return source
+
+    def unpublish(self, source: Source, request_id: int, now: float) -> None:
+        """End a source at its owner's wish, and answer."""
+        owner = source.owner
+        self.end_source(source, SourceLeftReason.UNPUBLISHED, now)
+        if owner is not None:
+            answer = UnpublishAnswer(forwarded=source.forwarded, discarded=source.discarded)
+            owner.outbox.put_control(encode(answer, request_id), now)
+
+    def lose_owner(self, source: Source, linger_s: float, now: float) -> None:
+        """The publisher's connection is gone: wait for a takeover, then end the source."""
+        source.owner = None
+        source.leave_at = now + linger_s
+
+    def end_source(self, source: Source, reason: SourceLeftReason, now: float) -> None:
+        """Remove a source and tell the subscribers, after announcing their losses."""
+        self._remove_source(source)
+        self._left.append(source.info(left=True))
+        for subscription in tuple(self._subscriptions.values()):
+            subscription.source_ends(source, now)
+        left = SourceLeft(room=self.number, source=source.number, reason=reason)
+        self._tell_subscribers(encode(left), now)
+
+    def _remove_source(self, source: Source) -> None:
+        del self.sources[source.number]
+        del self._tokens[source.token]
+        source.drop_caches()
+        if source.owner is not None:
+            source.owner.release(self, source)
+            source.owner = None
+
+    def revoke_sources(self, account: str, reason: RevokedReason, now: float) -> None:
+        """Cut off an account in mid-stream. What it has in flight is discarded."""
+        for source in [each for each in self.sources.values() if each.account == account]:
+            if source.owner is not None:
+                revoked = PushRevoked(room=self.number, source=source.number, reason=reason)
+                source.owner.outbox.put_control(encode(revoked), now)
+            self.end_source(source, SourceLeftReason.REVOKED, now)
+
+    def announce_viewers(self, now: float) -> None:
+        """Send VIEWERS to each connection that publishes here, once."""
+        self.viewers_changed = False
+        event = encode(Viewers(room=self.number, viewers=self.viewers))
+        for owner in {source.owner for source in self.sources.values() if source.owner}:
+            owner.outbox.put_control(event, now)
+
+    # The end
+
+    def close(self, reason: RoomClosedReason, text: str, now: float) -> None:
+        """End the room: tell subscribers and publishers, behind all data."""
+        closed = encode(RoomClosed(room=self.number, reason=reason, text=text))
+        told = {source.owner for source in self.sources.values() if source.owner}
+        for source in list(self.sources.values()):
+            for subscription in tuple(self._subscriptions.values()):
+                subscription.source_ends(source, now)
+            self._remove_source(source)
+        told.update(self._subscriptions)
+        for member in tuple(self._subscriptions):
+            self.unsubscribe(member)
+        for member in told:
+            member.outbox.put_control(closed, now)
+
+    def info(self, *, show_granted: bool, now: float) -> RoomInfo:
+        return RoomInfo(
+            room=self.number,
+            mode=self.mode,
+            gather_ms=self.gather_ms,
+            idle_timeout_s=int(self.idle_timeout_s),
+            creator=self.creator,
+            age_ms=int((now - self.created_at) * 1000),
+            viewers=self.viewers,
+            frames=self.frames_in,
+            bytes=self.bytes_in,
+            sources=[*self._left, *(source.info() for source in self.sources.values())],
+            granted=sorted(self.granted) if show_granted else [],
+        )

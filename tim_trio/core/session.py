@@ -1,0 +1,329 @@
+"""One connection's conversation: greeting, authentication, requests, data.
+
+Knows no socket: frames come in as the decoder cut them, bytes leave through
+the outbox. TCP and WebSocket connections are the same from here on.
+
+Source: protocol.md, section 6.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import attrs
+
+from tim_trio._version import __version__
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.member import Member
+from tim_trio.core.outbox import Outbox
+from tim_trio.core.rates import TokenBucket
+from tim_trio.errors import Code, RemoteProtocolError, RoomError, is_retryable, room_error
+from tim_trio.protocol.decoder import ControlFrame, Decoder
+from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, VERSION
+from tim_trio.protocol.messages import (
+    AskToPush,
+    AskToPushAnswer,
+    Authenticate,
+    AuthenticateAnswer,
+    AuthMethod,
+    AuthMode,
+    Close,
+    Credit,
+    Error,
+    GetRoomInfo,
+    GoAway,
+    GoAwayReason,
+    Grant,
+    GrantAnswer,
+    Hello,
+    ListRooms,
+    ListRoomsAnswer,
+    Ping,
+    Pong,
+    Publish,
+    RegisterRoom,
+    RegisterRoomAnswer,
+    RemoveRoom,
+    RemoveRoomAnswer,
+    Revoke,
+    RevokeAnswer,
+    Right,
+    RoomInfoAnswer,
+    Subscribe,
+    Unpublish,
+    UnreadableFields,
+    Unsubscribe,
+    UnsubscribeAnswer,
+    Welcome,
+    decode,
+    encode,
+    is_account_name,
+    is_known_type,
+    type_of,
+)
+from tim_trio.protocol.runs import Run
+
+AGENT: Final = f"tim_trio/{__version__}"
+_LAST_REQUEST: Final = 0x3F
+_FIRST_ANSWER: Final = 0x80
+_LAST_ANSWER: Final = 0xBF
+_CLOSE: Final = type_of(Close)
+_CREDIT: Final = type_of(Credit)
+_HELLO: Final = type_of(Hello)
+_SERVED_ONE_WAY: Final = frozenset({_CLOSE, _CREDIT})
+_PING_STAMP: Final = 1
+
+
+class PeerClosed(Exception):
+    """The peer sent CLOSE: stop reading."""
+
+
+@attrs.define(eq=False)
+class Session:
+    """The state of one connection above its bytes.
+
+    Attributes:
+        rights: what authentication will give: in open mode a loopback client is an operator.
+        member: set once authenticated.
+        last_received: when the peer was last heard, by the owner's clock.
+    """
+
+    manager: RoomManager
+    outbox: Outbox
+    decoder: Decoder
+    last_received: float
+    rights: Right = Right.REGISTER_ROOMS
+    member: Member | None = None
+    greeted: bool = False
+    pinged_at: float = -math.inf
+    _account: str | None = None
+    _said_bye: bool = False
+    _over: bool = False
+    _commands: TokenBucket | None = None
+    _refused: int = 0
+
+    def receive_run(self, run: Run, now: float) -> int:
+        """Push a run. Returns the work done: 1 and the subscribers it went to.
+
+        Raises:
+            RemoteProtocolError: the connection may not send this.
+        """
+        member = self.member
+        if member is None:
+            raise RemoteProtocolError("a stream frame before authentication")
+        held = member.sources.get((run.room, run.source))
+        if held is None:
+            former = member.former.get((run.room, run.source))
+            if former is None:
+                raise RemoteProtocolError(
+                    f"a frame for source {run.source}, never held here", Code.FOREIGN_SOURCE
+                )
+            former.discarded += run.frames
+            self.manager.node.discarded += run.frames
+            return 1
+        room, source = held
+        return 1 + room.push(source, run, now)
+
+    async def receive_control(self, frame: ControlFrame, now: float) -> None:
+        """Carry out a control frame and answer it.
+
+        Raises:
+            RemoteProtocolError: the connection must end with this code.
+            PeerClosed: the peer has said goodbye.
+        """
+        number = frame.type
+        if not self.greeted:
+            self._greet(frame, now)
+            return
+        if _FIRST_ANSWER <= number <= _LAST_ANSWER:
+            return  # a PONG, or an answer nobody waits for
+        if not 0 < number <= _LAST_REQUEST or number == _HELLO:
+            raise RemoteProtocolError(f"a frame of type {number:#04x} from a client")
+        if number == _CLOSE:
+            self._said_bye = True
+            raise PeerClosed
+        if not frame.request_id and number not in _SERVED_ONE_WAY:
+            if is_known_type(number):
+                raise RemoteProtocolError(f"a request of type {number:#04x} with request_id 0")
+            return
+        try:
+            self._check_rate(now)
+            answer = await self._answer(frame, now)
+        except RoomError as error:
+            answer = Error(
+                request_type=number,
+                code=error.code,
+                retry=error.retryable,
+                retry_after_ms=error.retry_after_ms,
+                text=error.text,
+            )
+        if answer is not None:
+            self.outbox.put_control(encode(answer, frame.request_id), now)
+
+    def _greet(self, frame: ControlFrame, now: float) -> None:
+        if frame.type != _HELLO:
+            raise RemoteProtocolError(f"type {frame.type:#04x} before HELLO")
+        try:
+            hello = decode(frame.type, frame.fields)
+        except UnreadableFields as error:
+            raise RemoteProtocolError(f"HELLO: {error}") from error
+        assert isinstance(hello, Hello)
+        if hello.magic != MAGIC:
+            raise RemoteProtocolError("not this protocol", Code.UNSUPPORTED_VERSION)
+        if not hello.min_version <= VERSION <= hello.max_version:
+            raise RemoteProtocolError(
+                f"versions {hello.min_version} to {hello.max_version}", Code.UNSUPPORTED_VERSION
+            )
+        if not frame.request_id:
+            raise RemoteProtocolError("HELLO with request_id 0")
+        self.greeted = True
+        limits = self.manager.node.limits
+        self.decoder.max_frame_bytes = limits.max_frame_bytes
+        welcome = Welcome(
+            version=VERSION,
+            capabilities=0,
+            agent=AGENT,
+            node=self.manager.node_name,
+            auth_mode=AuthMode.OPEN,
+            max_frame_bytes=limits.max_frame_bytes,
+            max_init_bytes=limits.max_init_bytes,
+            backlog_bytes=limits.backlog_bytes,
+            backlog_age_ms=int(limits.backlog_age_s * 1000),
+            stall_timeout_ms=int(limits.stall_timeout_s * 1000),
+            ping_interval_ms=int(limits.ping_interval_s * 1000),
+            max_subscriptions=limits.max_subscriptions,
+        )
+        self.outbox.put_control(encode(welcome, frame.request_id), now)
+
+    def _check_rate(self, now: float) -> None:
+        limits = self.manager.node.limits
+        if self._commands is None:
+            self._commands = TokenBucket(limits.commands_per_s, limits.command_burst)
+        if self._commands.take(now):
+            return
+        self._refused += 1
+        if self._refused > limits.max_refused_commands:
+            raise RemoteProtocolError("too many requests over the rate", Code.FLOODING)
+        wait_ms = int(self._commands.wait_s() * 1000) + 1
+        raise room_error(Code.RATE_LIMITED, retry_after_ms=wait_ms)
+
+    async def _answer(self, frame: ControlFrame, now: float) -> object | None:
+        """Carry out a request; None where the answer has been sent already."""
+        if not is_known_type(frame.type):
+            raise room_error(Code.NOT_SUPPORTED, f"unknown type {frame.type:#04x}")
+        try:
+            request = decode(frame.type, frame.fields)
+        except UnreadableFields as error:
+            raise room_error(Code.BAD_REQUEST, str(error)) from error
+        match request:
+            case Ping():
+                return Pong(stamp=request.stamp)
+            case Authenticate():
+                return self._authenticate(request)
+        if self.member is None:
+            raise room_error(Code.NOT_AUTHENTICATED)
+        return await self._serve(self.member, request, frame.request_id, now)
+
+    def _authenticate(self, request: Authenticate) -> AuthenticateAnswer:
+        if self.member is not None:
+            raise room_error(Code.BAD_REQUEST, "already authenticated")
+        if request.method is not AuthMethod.NAME:
+            raise room_error(Code.NOT_SUPPORTED, "this server takes names only")
+        if not is_account_name(request.account):
+            raise room_error(Code.BAD_REQUEST, "not an account name")
+        self._account = request.account
+        self.member = Member(request.account, self.outbox, self.rights)
+        self.manager.enter(self.member)
+        return AuthenticateAnswer(
+            account=request.account, rights=self.rights, session_token=b"", expires_ms=0
+        )
+
+    async def _serve(
+        self, member: Member, request: object, request_id: int, now: float
+    ) -> object | None:
+        manager = self.manager
+        match request:
+            case RegisterRoom():
+                room = await manager.register(
+                    member, request.mode, request.gather_ms, request.idle_timeout_s, now
+                )
+                return RegisterRoomAnswer(room=room.number)
+            case RemoveRoom():
+                await manager.remove(member, request.room, now)
+                return RemoveRoomAnswer()
+            case Grant():
+                await manager.grant(member, request.room, request.account, now)
+                return GrantAnswer()
+            case Revoke():
+                await manager.revoke(member, request.room, request.account, now)
+                return RevokeAnswer()
+            case Subscribe():
+                manager.subscribe(member, request.room, request.start, request_id, now)
+                return None
+            case Unsubscribe():
+                manager.unsubscribe(member, request.room)
+                return UnsubscribeAnswer()
+            case Publish():
+                manager.publish(member, request.room, request.token, request_id, now)
+                return None
+            case Unpublish():
+                manager.unpublish(member, request.room, request.source, request_id, now)
+                return None
+            case GetRoomInfo():
+                return RoomInfoAnswer(info=manager.info(member, request.room, now))
+            case ListRooms():
+                more, entries = manager.list_rooms(
+                    member, request.scope, request.after, request.limit
+                )
+                return ListRoomsAnswer(more=more, rooms=entries)
+            case AskToPush():
+                told = manager.ask_to_push(member, request.room, request.message, now)
+                return AskToPushAnswer(told=told)
+            case Credit():
+                return None  # rooms are live: there is no credit to give
+            case _:
+                raise room_error(Code.NOT_SUPPORTED, "not served here")
+
+    # What the owner of the connection asks for.
+
+    @property
+    def account(self) -> str | None:
+        """Who authenticated here, also after the end."""
+        return self._account
+
+    def ping(self, now: float) -> None:
+        self.pinged_at = now
+        self.outbox.put_control(encode(Ping(stamp=_PING_STAMP), _PING_STAMP), now)
+
+    def go_away(self, spread_s: float, now: float) -> None:
+        """Tell the peer that the server is about to stop."""
+        if self.member is not None:
+            event = GoAway(reason=GoAwayReason.STOPPING, address="", spread_ms=int(spread_s * 1000))
+            self.outbox.put_control(encode(event), now)
+
+    def close(self, code: Code, now: float) -> None:
+        """Say why and send nothing more."""
+        self.outbox.close(encode_close(code), code, now)
+
+    def end(self, now: float) -> None:
+        """The connection is over: leave every room. Idempotent."""
+        if not self._over:
+            self._over = True
+            if self.member is not None:
+                self.manager.leave(self.member, clean=self._said_bye, now=now)
+                self.member = None
+
+
+def encode_close(code: Code) -> bytes:
+    """Return a CLOSE frame. Its text is the code's name: never an exception's text."""
+    text = code.label.replace("_", " ")
+    return encode(Close(code=code, retry=is_retryable(code), retry_after_ms=0, text=text))
+
+
+def new_decoder(manager: RoomManager) -> Decoder:
+    """Return the decoder of a connection that has not said HELLO yet."""
+    return Decoder(
+        max_frame_bytes=MAX_GREETING_BYTES,
+        max_init_bytes=manager.node.limits.max_init_bytes,
+    )

@@ -1,0 +1,197 @@
+"""A source, one publishing session in a room, and its tracks.
+
+Source: protocol.md, sections 4 and 8.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from tim_trio.core.cache import CacheBudget, GroupCache
+from tim_trio.core.node import Node
+from tim_trio.core.outbox import SharedPiece
+from tim_trio.errors import Code, RemoteProtocolError
+from tim_trio.protocol.layout import STREAM_HEADER
+from tim_trio.protocol.messages import SourceInfo, TrackInfo, TrackState
+from tim_trio.protocol.runs import Run
+
+if TYPE_CHECKING:
+    from tim_trio.core.member import Member
+
+_SEQ_FIELD = 7
+_LENGTH_BYTES = 4
+
+
+@attrs.define(eq=False)
+class Track:
+    """What the relay knows of one track.
+
+    Attributes:
+        next_seq: follows the last frame forwarded.
+        expected: next ``seq`` on the publisher's present connection, None
+            for the first frame after a takeover, which may be any.
+        keyed: KEY has been seen, so subscribers join and recover only there.
+        init: the newest INIT frame's bytes.
+    """
+
+    number: int
+    expected: int | None
+    cache: GroupCache
+    next_seq: int = 0
+    keyed: bool = False
+    ended: bool = False
+    init: bytes | None = None
+
+    def info(self, *, offered: bool = False) -> TrackInfo:
+        """Return the track's state; ``offered``: its cached group follows."""
+        state = TrackState(0)
+        if self.ended:
+            state |= TrackState.ENDED
+        if self.keyed:
+            state |= TrackState.KEYED
+        if self.init is not None:
+            state |= TrackState.INIT
+        if offered:
+            state |= TrackState.CACHED_GROUP
+        return TrackInfo(track=self.number, state=state, last_seq=self.next_seq - 1)
+
+
+@attrs.define(eq=False)
+class Source:
+    """One publishing session. The room owns it, a member holds it.
+
+    Attributes:
+        owner: the member that pushes; None while it lingers after a lost connection.
+        leave_at: when a lingering source leaves.
+        received_bytes: of all stream frames read for it, repeats included.
+        forwarded, discarded: frames.
+    """
+
+    number: int
+    account: str
+    token: bytes = attrs.field(repr=False)
+    owner: Member | None
+    tracks: dict[int, Track] = attrs.field(factory=dict)
+    leave_at: float = 0.0
+    received_bytes: int = 0
+    forwarded: int = 0
+    discarded: int = 0
+    _taken_over: bool = False
+    _snapshot: SharedPiece | None = None
+
+    def track_for(self, number: int, budget: CacheBudget) -> Track:
+        """Return the track, made at its first frame."""
+        track = self.tracks.get(number)
+        if track is None:
+            expected = None if self._taken_over else 0
+            track = self.tracks[number] = Track(number, expected, GroupCache(budget))
+        return track
+
+    def hand_over(self, owner: Member) -> None:
+        """Go on with another connection, whose counters may jump once per track."""
+        self.owner = owner
+        self._taken_over = True
+        for track in self.tracks.values():
+            track.expected = None
+
+    def infos(self) -> list[TrackInfo]:
+        return [track.info() for track in self.tracks.values()]
+
+    def info(self, *, left: bool = False, offered: bool = False) -> SourceInfo:
+        """Return what the answer to SUBSCRIBE says; ``offered``: with its cached groups."""
+        tracks = [
+            track.info(offered=offered and bool(track.cache.runs)) for track in self.tracks.values()
+        ]
+        return SourceInfo(source=self.number, account=self.account, left=left, tracks=tracks)
+
+    def changed(self) -> None:
+        """Forget the snapshot: a frame has come since."""
+        self._snapshot = None
+
+    def snapshot(self, node: Node, *, with_groups: bool) -> SharedPiece:
+        """Return what a joiner gets first, as one piece: each track's INIT,
+        then the cached groups of all tracks in arrival order.
+
+        The piece with groups is shared by everyone who joins before the next
+        frame. It may be empty.
+        """
+        if not with_groups:
+            inits = [track.init for track in self.tracks.values() if track.init is not None]
+            return SharedPiece(b"".join(inits), node)
+        if self._snapshot is None:
+            pieces: list[bytes] = []
+            runs: list[tuple[int, bytes]] = []
+            for track in self.tracks.values():
+                init = track.cache.init if track.cache.runs else track.init
+                if init is not None:
+                    pieces.append(init)
+                runs += track.cache.runs
+            # Arrival numbers are unique, so the bytes are never compared.
+            runs.sort()
+            pieces += [data for _, data in runs]
+            self._snapshot = SharedPiece(b"".join(pieces), node)
+        return self._snapshot
+
+    def drop_caches(self) -> None:
+        self._snapshot = None
+        for track in self.tracks.values():
+            track.cache.drop()
+
+
+def check_sequence(track: Track, run: Run) -> Run | None:
+    """Check a run's ``seq`` against its track and cut off what is a repeat.
+
+    Returns what is new of the run, None when all of it is a repeat. A
+    ``first_seq`` above ``track.next_seq`` is a gap that the caller announces.
+
+    Raises:
+        RemoteProtocolError: ``bad_sequence``.
+    """
+    if track.expected is not None and run.first_seq != track.expected:
+        raise RemoteProtocolError(
+            f"track {track.number}: seq {run.first_seq} instead of {track.expected}",
+            Code.BAD_SEQUENCE,
+        )
+    if run.last_seq < track.next_seq:
+        track.expected = run.last_seq + 1
+        return None
+    if track.ended:
+        raise RemoteProtocolError(
+            f"track {track.number}: seq {run.last_seq} after END", Code.BAD_SEQUENCE
+        )
+    track.expected = run.last_seq + 1
+    if run.first_seq < track.next_seq:
+        return _cut_front(run, track.next_seq)
+    return run
+
+
+def _cut_front(run: Run, first_seq: int) -> Run:
+    """Return the part of a run from ``first_seq`` on, which it contains."""
+    offset = 0
+    while True:
+        fields = STREAM_HEADER.unpack_from(run.data, offset)
+        if fields[_SEQ_FIELD] == first_seq:
+            break
+        offset += _LENGTH_BYTES + fields[0]
+    # What lay before the cut is gone; what lies behind it moves.
+    last_key = run.last_key - offset
+    first_key, first_key_seq = run.first_key - offset, run.first_key_seq
+    if first_key < 0 <= last_key:
+        # Some KEY was cut off; the last one is a join point as good as any.
+        first_key, first_key_seq = last_key, run.last_key_seq
+    return Run(
+        run.room,
+        run.source,
+        run.track,
+        first_seq,
+        run.last_seq,
+        max(first_key, -1),
+        first_key_seq if first_key >= 0 else 0,
+        max(last_key, -1),
+        run.last_key_seq if last_key >= 0 else 0,
+        0,
+        run.end_offset - offset if run.end_offset >= 0 else -1,
+        run.data[offset:],
+    )

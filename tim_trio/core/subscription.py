@@ -1,0 +1,147 @@
+"""One subscriber of one room, and what happens when it is slow.
+
+The whole slow-consumer story of live rooms: a track that does not fit is
+*lagging* for this subscriber alone until a KEY fits; then one GAP, a changed
+INIT, and the stream from the KEY. INIT, END and events are never lost.
+
+Source: protocol.md, section 9; docs/backpressure.md.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from tim_trio.core.node import Node
+from tim_trio.core.outbox import Backlog, Outbox
+from tim_trio.core.sources import Source, Track
+from tim_trio.protocol.messages import Gap, GapReason, encode
+from tim_trio.protocol.runs import Run
+
+
+@attrs.define(eq=False)
+class Lag:
+    """Why a track's frames are not delivered now.
+
+    Attributes:
+        lost_from: first ``seq`` not delivered; None for a newcomer that waits
+            for its first KEY, who misses nothing.
+        init: the INIT the subscriber has.
+    """
+
+    lost_from: int | None
+    init: bytes | None
+
+
+@attrs.define(eq=False)
+class Subscription:
+    """Attributes:
+    lagging: tracks that are left out now. A source's tracks are its own
+        objects, so the track alone is the key.
+    """
+
+    room: int
+    outbox: Outbox
+    _node: Node
+    backlog: Backlog = attrs.field(factory=Backlog)
+    lagging: dict[Track, Lag] = attrs.field(factory=dict)
+
+    def wait_for_key(self, track: Track) -> None:
+        """Start a newcomer, who has the track's newest INIT, at its next KEY."""
+        self.lagging[track] = Lag(None, track.init)
+
+    def offer(self, run: Run, track: Track, now: float) -> None:
+        """Deliver a run as far as the subscriber keeps up. Never blocks.
+
+        For everyone the direct write of the fan-out is not for: something is
+        pending, or a track lags. ``track`` is as it was before ``run``.
+        """
+        lag = self.lagging.get(track)
+        if lag is None:
+            if self.outbox.has_room(len(run.data), self.backlog, now):
+                self.outbox.put(run.data, self.backlog, now)
+                return
+            lag = self.lagging[track] = Lag(run.first_seq, track.init)
+            self._node.lagging += 1
+            if run.first_key == 0 and run.last_key == 0:
+                # Its only KEY is where the lag begins: no way back in this run.
+                self._force_end(run, track, lag, now)
+                return
+        if run.last_key >= 0:
+            if self._resume(run, track, lag, run.first_key, run.first_key_seq, now):
+                return
+            if run.last_key > run.first_key and self._resume(
+                run, track, lag, run.last_key, run.last_key_seq, now
+            ):
+                return
+        elif not track.keyed and self._resume(run, track, lag, 0, run.first_seq, now):
+            return
+        self._force_end(run, track, lag, now)
+
+    def _resume(self, run: Run, track: Track, lag: Lag, offset: int, seq: int, now: float) -> bool:
+        """Continue with the run's bytes from ``offset`` on, if there is room.
+
+        Half the bound must be free: whoever comes back with no more than the
+        bytes of one run would fall out again at the next.
+        """
+        data = run.data[offset:]
+        outbox = self.outbox
+        if outbox.pending_bytes:
+            half = self._node.limits.backlog_bytes // 2
+            if self.backlog.pending_bytes and self.backlog.pending_bytes + len(data) > half:
+                return False
+            if not outbox.has_room(len(data), self.backlog, now):
+                return False
+        self._end_lag(run, track, lag, offset, seq, now)
+        outbox.put(data, self.backlog, now)
+        return True
+
+    def _force_end(self, run: Run, track: Track, lag: Lag, now: float) -> None:
+        """Deliver a run's END, if it has one, from the reserved room."""
+        if run.end_offset >= 0:
+            self._end_lag(run, track, lag, run.end_offset, run.last_seq, now)
+            self.outbox.put_control(run.data[run.end_offset :], now)
+
+    def _end_lag(self, run: Run, track: Track, lag: Lag, offset: int, seq: int, now: float) -> None:
+        """Announce what was lost before ``seq`` and renew the INIT if it changed."""
+        self._announce(run.room, run.source, track, lag, seq - 1, now)
+        if offset == 0 and run.init_bytes:
+            pass  # the INIT is the first frame of what follows
+        elif run.init_bytes:
+            self.outbox.put_control(run.data[: run.init_bytes], now)
+        elif track.init is not None and track.init is not lag.init:
+            self.outbox.put_control(track.init, now)
+        self._forget(track, lag)
+
+    def _announce(
+        self, room: int, source: int, track: Track, lag: Lag, last_seq: int, now: float
+    ) -> None:
+        if lag.lost_from is None or lag.lost_from > last_seq:
+            return
+        self._node.gaps += 1
+        gap = Gap(
+            room=room,
+            source=source,
+            track=track.number,
+            first_seq=lag.lost_from,
+            last_seq=last_seq,
+            reason=GapReason.LAGGED,
+        )
+        self.outbox.put_control(encode(gap), now)
+
+    def _forget(self, track: Track, lag: Lag) -> None:
+        del self.lagging[track]
+        if lag.lost_from is not None:
+            self._node.lagging -= 1
+
+    def source_ends(self, source: Source, now: float) -> None:
+        """Announce what was lost of a source from which nothing more will come."""
+        for track in source.tracks.values():
+            lag = self.lagging.get(track)
+            if lag is not None:
+                self._announce(self.room, source.number, track, lag, track.next_seq - 1, now)
+                self._forget(track, lag)
+
+    def discard(self) -> None:
+        """The subscription is over; nothing is announced."""
+        for track, lag in list(self.lagging.items()):
+            self._forget(track, lag)

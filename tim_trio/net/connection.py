@@ -1,0 +1,220 @@
+"""One TCP connection of the server: a reader, a writer, and how they end.
+
+Reads and direct writes go to a plain non-blocking socket, since a scheduling
+pass per read or write would cost more than the relaying; only waiting goes
+through Trio.
+
+Source: DESIGN "The data path"; protocol.md, section 6.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+import trio
+
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.outbox import Outbox
+from tim_trio.core.session import PeerClosed, Session, new_decoder
+from tim_trio.errors import Code, RemoteProtocolError
+from tim_trio.protocol.decoder import ControlFrame
+from tim_trio.protocol.messages import Right
+from tim_trio.protocol.runs import Run
+
+READ_BYTES: Final = 256 * 1024
+#: Full reads in a row before other tasks get a turn.
+_READS_IN_A_ROW: Final = 4
+#: Deliveries in a row before other tasks get a turn: a few milliseconds.
+_DELIVERIES_IN_A_ROW: Final = 2000
+#: From here on pieces are worth a scatter write; smaller ones are joined.
+_SCATTER_BYTES: Final = 16 * 1024
+_NOTSENT_LOWAT: Final = 16 * 1024
+
+Address = str
+
+
+def configure_socket(sock: socket.socket) -> None:
+    """Set what Trio sets on its own streams: no Nagle delay, a short unsent queue.
+
+    The second keeps the kernel from hiding a slow consumer behind megabytes
+    that it has taken and not sent.
+    """
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+
+
+class TcpConnection:
+    """Owns one accepted socket from the greeting to the close.
+
+    Attributes:
+        session: the conversation; its ``outbox`` is this connection's.
+        address: the peer's, without its port.
+    """
+
+    def __init__(
+        self, sock: socket.socket, address: Address, manager: RoomManager, rights: Right
+    ) -> None:
+        configure_socket(sock)
+        self.address = address
+        self.accepted_at = trio.current_time()
+        self._socket = sock
+        self._scope: trio.CancelScope | None = None
+        self._outbox = Outbox(sock.send, manager.node, self._cancel)
+        self._decoder = new_decoder(manager)
+        self._limits = manager.node.limits
+        self.session = Session(
+            manager, self._outbox, self._decoder, self.accepted_at, rights=rights
+        )
+
+    async def run(self) -> int | None:
+        """Serve the connection until it ends; return its close code, None for lost.
+
+        Leaves nothing behind, also when cancelled: rooms, queued bytes and
+        the socket are given up before it returns.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                if not self._outbox.closed:
+                    nursery.start_soon(self._write)
+                    code = await self._read()
+                    now = trio.current_time()
+                    self.session.end(now)
+                    if code is None:
+                        self._outbox.close(None, None, now)
+                    else:
+                        self.session.close(code, now)
+                    # The writer sends what is queued and returns; a peer
+                    # that does not take it is not waited for.
+                    nursery.cancel_scope.deadline = now + self._limits.close_timeout_s
+            await self._linger()
+        finally:
+            self.session.end(trio.current_time())
+            self._outbox.discard()
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        return self._outbox.close_code
+
+    def close(self, code: Code) -> None:
+        """End the connection from outside, saying why. Does not block."""
+        now = trio.current_time()
+        self.session.close(code, now)
+        self.session.end(now)
+        if self._scope is not None:
+            self._scope.deadline = min(self._scope.deadline, now + self._limits.close_timeout_s)
+        # Wakes the reader, which waits for bytes that may never come, without
+        # a cancel scope of its own in each of thousands of connections. The
+        # writer has the close to send yet, and just waits anew.
+        trio.lowlevel.notify_closing(self._socket)
+
+    def _cancel(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _read(self) -> Code | None:
+        """Read and carry out until the peer ends or breaks the protocol.
+
+        Returns the code to close with, None when the peer closed.
+        """
+        sock = self._socket
+        feed_into = self._decoder.feed_into
+        session = self.session
+        reads = 0
+        while True:
+            try:
+                if not reads:
+                    await trio.lowlevel.wait_readable(sock)
+                data = sock.recv(READ_BYTES)
+            except BlockingIOError:
+                reads = 0
+                continue
+            except (OSError, trio.ClosedResourceError):
+                return None
+            if not data:
+                return None
+            # A full read means that there is more: no need to ask the kernel.
+            reads = (reads + 1) % _READS_IN_A_ROW if len(data) == READ_BYTES else 0
+            now = trio.current_time()
+            session.last_received = now
+            items: list[Run | ControlFrame] = []
+            error = feed_into(data, items)
+            work = 0
+            try:
+                for item in items:
+                    if self._outbox.closed:  # while another task ran
+                        return None
+                    if isinstance(item, Run):
+                        work += session.receive_run(item, now)
+                        if work > _DELIVERIES_IN_A_ROW:
+                            work = 0
+                            await trio.lowlevel.checkpoint()
+                    else:
+                        work += 10
+                        await session.receive_control(item, now)
+            except RemoteProtocolError as broken:
+                error = broken
+            except PeerClosed:
+                return Code.BYE
+            if error is not None:
+                session.manager.log.info(
+                    "protocol error",
+                    address=self.address,
+                    code=error.code.label,
+                    error=str(error),
+                )
+                return error.code
+
+    async def _write(self) -> None:
+        """Send what the outbox holds, in order, until it is closed and empty."""
+        sock = self._socket
+        outbox = self._outbox
+        stall_timeout_s = self._limits.stall_timeout_s
+        while True:
+            try:
+                pieces = await outbox.next_batch()
+            except trio.EndOfChannel:
+                return
+            size = sum(map(len, pieces))
+            try:
+                if len(pieces) == 1:
+                    sent = sock.send(pieces[0])
+                elif size >= _SCATTER_BYTES * len(pieces):
+                    sent = sock.sendmsg(pieces)
+                else:
+                    sent = sock.send(b"".join(pieces))
+            except BlockingIOError:
+                with trio.move_on_after(stall_timeout_s) as patience:
+                    try:
+                        await trio.lowlevel.wait_writable(sock)
+                    except trio.ClosedResourceError:
+                        continue  # `close` woke everyone
+                if patience.cancelled_caught:
+                    outbox.abort(Code.SLOW_CONSUMER)
+                    return
+            except OSError:
+                outbox.abort(None)
+                return
+            else:
+                outbox.settle(sent, trio.current_time())
+
+    async def _linger(self) -> None:
+        """Close so that the peer can read our last frames.
+
+        Closing a socket with unread bytes in it resets the connection, and a
+        reset throws away what the peer has not read: so say the end, then
+        read and drop for a moment.
+        """
+        if self._outbox.close_code is None:
+            return
+        with trio.move_on_after(self._limits.close_timeout_s):
+            try:
+                self._socket.shutdown(socket.SHUT_WR)
+                while True:
+                    await trio.lowlevel.wait_readable(self._socket)
+                    if not self._socket.recv(READ_BYTES):
+                        return
+            except OSError:
+                return

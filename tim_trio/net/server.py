@@ -1,0 +1,301 @@
+"""Listeners, the connections they accept, and how a server stops.
+
+Source: protocol.md, section 6; docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import attrs
+import trio
+
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.node import Node
+from tim_trio.core.session import encode_close
+from tim_trio.errors import Code, TimError, code_label
+from tim_trio.limits import Limits
+from tim_trio.log import StormLimiter, get_logger
+from tim_trio.net.connection import TcpConnection
+from tim_trio.protocol.messages import Right
+
+_BACKLOG: Final = 4096
+#: Connections accepted in a row before other tasks get a turn.
+_ACCEPTS_IN_A_ROW: Final = 64
+_ACCEPT_PAUSE_S: Final = 0.2
+#: Out of descriptors or memory: nothing is wrong with the listener, wait.
+_ACCEPT_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+_log = get_logger("server")
+
+
+class ListenError(TimError):
+    """An address cannot be listened on; the message says which and why."""
+
+
+def open_listeners(host: str, port: int) -> list[socket.socket]:
+    """Bind and listen on every address that ``host`` names.
+
+    Raises:
+        ListenError: one line that says what is wrong.
+    """
+    where = f"{host}:{port}"
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
+    listeners: list[socket.socket] = []
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        sock = socket.socket(family, kind, protocol)
+        listeners.append(sock)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            for each in listeners:
+                each.close()
+            why = (
+                "the port is in use; choose another with --tcp HOST:PORT"
+                if error.errno == errno.EADDRINUSE
+                else error.strerror or str(error)
+            )
+            raise ListenError(f"cannot listen on {where}: {why}") from error
+    return listeners
+
+
+def is_loopback(address: str) -> bool:
+    """Say whether a numeric address is this machine's loopback."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_loopback
+
+
+def describe(sock: socket.socket) -> str:
+    """Return ``HOST:PORT`` of a bound socket, with brackets around IPv6."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@attrs.define(eq=False)
+class Server:
+    """All connections of one node.
+
+    Args:
+        limits: every bound.
+        node_name: told to clients in WELCOME.
+        drain_timeout_s: how long clients may stay after go-away.
+    """
+
+    limits: Limits
+    node_name: str = "node"
+    drain_timeout_s: float = 10.0
+    node: Node = attrs.field(init=False)
+    manager: RoomManager = attrs.field(init=False)
+    connections: set[TcpConnection] = attrs.field(factory=set)
+    # Connections that had not authenticated when last looked at, oldest first.
+    _newcomers: dict[TcpConnection, None] = attrs.field(factory=dict)
+    _storms: StormLimiter = attrs.field(factory=StormLimiter)
+    _per_address: Counter[str] = attrs.field(factory=Counter)
+    _draining: bool = False
+    _all_gone: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        self.node = Node(self.limits)
+        self.manager = RoomManager(self.node, _log, self.node_name)
+
+    async def serve(
+        self,
+        listeners: Sequence[socket.socket],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve until cancelled or `drain` is through.
+
+        Closes the listeners. Connections still there when it is cancelled
+        are ended without further ado.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.manager.run_expiry)
+                nursery.start_soon(self.manager.run_viewers)
+                nursery.start_soon(self._keep_alive)
+                nursery.start_soon(self._report)
+                for listener in listeners:
+                    nursery.start_soon(self._accept, listener, nursery)
+                task_status.started()
+                await self._all_gone.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            for listener in listeners:
+                listener.close()
+
+    async def drain(self) -> None:
+        """Stop gracefully: accept no more, send go-away, wait, close the rest.
+
+        Returns when every connection has ended, at most the drain timeout and
+        a close timeout later; `serve` returns then too.
+        """
+        self._draining = True
+        self._check_all_gone()
+        now = trio.current_time()
+        _log.info("draining", connections=len(self.connections), timeout_s=self.drain_timeout_s)
+        for connection in list(self.connections):
+            connection.session.go_away(self.drain_timeout_s / 2, now)
+        with trio.move_on_after(self.drain_timeout_s):
+            await self._all_gone.wait()
+        for connection in list(self.connections):
+            connection.close(Code.SHUTTING_DOWN)
+        with trio.move_on_after(self.limits.close_timeout_s + 1):
+            await self._all_gone.wait()
+        self._all_gone.set()
+
+    def _check_all_gone(self) -> None:
+        if self._draining and not self.connections:
+            self._all_gone.set()
+
+    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        accepted = 0
+        while True:
+            try:
+                if accepted % _ACCEPTS_IN_A_ROW == 0:
+                    await trio.lowlevel.checkpoint()
+                sock, peer = listener.accept()
+            except BlockingIOError:
+                accepted = 0
+                await trio.lowlevel.wait_readable(listener)
+                continue
+            except OSError as error:
+                if error.errno not in _ACCEPT_EXHAUSTED:
+                    continue  # this peer is gone already
+                suppressed = self._storms.admit("cannot accept", trio.current_time())
+                if suppressed is not None:
+                    _log.warning(
+                        "cannot accept",
+                        reason=os.strerror(error.errno),
+                        connections=len(self.connections),
+                        suppressed=suppressed,
+                    )
+                await trio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            accepted += 1
+            address = str(peer[0])
+            refusal = self._refusal(address)
+            if refusal is not None:
+                self._refuse(sock, address, refusal)
+                continue
+            nursery.start_soon(self._run, sock, address)
+
+    def _refusal(self, address: str) -> Code | None:
+        """Return why a connection from ``address`` is refused; None when it is welcome."""
+        limits = self.limits
+        if self._draining:
+            return Code.SHUTTING_DOWN
+        if len(self.connections) >= limits.max_connections:
+            return Code.OVERLOADED
+        if self._per_address[address] >= limits.max_connections_per_address:
+            return Code.TOO_MANY_CONNECTIONS
+        if len(self._newcomers) >= limits.max_unauthenticated:
+            self._forget_known()
+            if len(self._newcomers) >= limits.max_unauthenticated:
+                return Code.OVERLOADED
+        return None
+
+    def _refuse(self, sock: socket.socket, address: str, code: Code) -> None:
+        self.node.count_close(code)
+        suppressed = self._storms.admit("refused", trio.current_time())
+        if suppressed is not None:
+            _log.warning("refused", address=address, code=code.label, suppressed=suppressed)
+        with contextlib.closing(sock), contextlib.suppress(OSError):
+            sock.setblocking(False)
+            sock.send(encode_close(code))
+
+    def _forget_known(self) -> None:
+        """Keep only those that have not authenticated among the newcomers."""
+        for connection in list(self._newcomers):
+            if connection.session.member is not None:
+                del self._newcomers[connection]
+
+    async def _run(self, sock: socket.socket, address: str) -> None:
+        """Serve one connection; the boundary that keeps its faults from the others."""
+        rights = Right.REGISTER_ROOMS
+        if is_loopback(address):
+            rights |= Right.OPERATOR
+        connection = TcpConnection(sock, address, self.manager, rights)
+        self.connections.add(connection)
+        self._newcomers[connection] = None
+        self._per_address[address] += 1
+        self.node.connections += 1
+        code: int | None = None
+        try:
+            code = await connection.run()
+        except* Exception as failure:
+            code = Code.INTERNAL_ERROR
+            _log.error("internal error", address=address, exc_info=failure)
+        finally:
+            self.connections.discard(connection)
+            self._check_all_gone()
+            self._newcomers.pop(connection, None)
+            self.node.connections -= 1
+            self._per_address[address] -= 1
+            if not self._per_address[address]:
+                del self._per_address[address]
+            self.node.count_close(code)
+            _log.info(
+                "connection ended",
+                address=address,
+                account=connection.session.account,
+                code="lost" if code is None else code_label(code),
+                seconds=round(trio.current_time() - connection.accepted_at, 1),
+            )
+
+    async def _keep_alive(self) -> None:
+        """Ping the silent, close the dead, and hold newcomers to their deadline."""
+        limits = self.limits
+        interval_s = limits.ping_interval_s
+        tick_s = min(1.0, interval_s / 4, limits.handshake_timeout_s / 4)
+        while True:
+            await trio.sleep(tick_s)
+            now = trio.current_time()
+            self._forget_known()
+            for newcomer in list(self._newcomers):
+                if now - newcomer.accepted_at < limits.handshake_timeout_s:
+                    break  # in order of arrival: all others are younger
+                newcomer.close(Code.HANDSHAKE_TIMEOUT)
+            for connection in list(self.connections):
+                session = connection.session
+                silence_s = now - session.last_received
+                if silence_s < interval_s:
+                    continue
+                if silence_s >= 3 * interval_s:
+                    connection.close(Code.IDLE_TIMEOUT)
+                elif session.greeted and session.pinged_at < session.last_received:
+                    session.ping(now)
+
+    async def _report(self) -> None:
+        """Log what went wrong in storms, at most a line a second."""
+        gaps = discarded = 0
+        node = self.node
+        while True:
+            await trio.sleep(1)
+            if node.gaps != gaps or node.discarded != discarded:
+                _log.warning(
+                    "frames dropped",
+                    gaps=node.gaps - gaps,
+                    lagging=node.lagging,
+                    discarded=node.discarded - discarded,
+                    backlog_bytes=node.backlog_bytes,
+                )
+                gaps, discarded = node.gaps, node.discarded
+            for kind, suppressed in self._storms.flush(trio.current_time()):
+                _log.warning(f"{kind}, more of them", suppressed=suppressed)
