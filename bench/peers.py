@@ -1,0 +1,205 @@
+"""The systems under test: how each is started so that it does not drop, and its version.
+
+Every server listens on 127.0.0.1 at a port that was free a moment before, keeps
+nothing on disk beyond its temporary folder, and is stopped when its block is left.
+"""
+
+import os
+import re
+import select
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attrs import field, frozen
+
+from bench.build import Programs
+from bench.processes import BenchError, running
+
+_ROOT = Path(__file__).parent.parent
+_START_TIMEOUT_S = 15.0
+
+_NATS = """\
+host: 127.0.0.1
+port: {port}
+max_connections: 65536
+max_pending: 2147483648
+write_deadline: "300s"
+"""
+
+_MOSQUITTO = """\
+listener {port} 127.0.0.1
+user root
+allow_anonymous true
+persistence false
+max_connections -1
+max_queued_messages 0
+max_inflight_messages 0
+set_tcp_nodelay true
+sys_interval 0
+log_type error
+log_type warning
+"""
+
+
+@frozen(kw_only=True)
+class Setup:
+    """What starting any of the servers needs."""
+
+    programs: Programs
+    tim_command: tuple[str, ...] = field(factory=lambda: (sys.executable, "-m", "tim_trio"))
+    core: int | None = None
+
+
+@frozen(kw_only=True)
+class Server:
+    """A running server."""
+
+    system: str
+    dialect: str
+    port: int
+    pid: int
+    log: Path
+
+    def log_tail(self, lines: int = 5) -> str:
+        """The last lines of its log, for an error message."""
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def _wait_until_accepting(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise BenchError(f"{process.args!r} does not accept connections")
+
+
+def _wait_for_listening_line(process: subprocess.Popen[bytes]) -> int:
+    """The port of the first ``listening tcp HOST:PORT`` on its stdout."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    text = b""
+    while (left := deadline - time.monotonic()) > 0:
+        if not select.select([process.stdout], [], [], left)[0]:
+            break
+        chunk = os.read(process.stdout.fileno(), 4096)
+        if not chunk:
+            break
+        text += chunk
+        if found := re.search(rb"^listening tcp \S+:(\d+)\n", text, re.MULTILINE):
+            return int(found[1])
+    raise BenchError("no line 'listening tcp HOST:PORT' from the server")
+
+
+def _nats(setup: Setup, folder: Path, port: int) -> list[str]:
+    config = folder / "nats.conf"
+    config.write_text(_NATS.format(port=port))
+    return ["nats-server", "-c", str(config)]
+
+
+def _redis(setup: Setup, folder: Path, port: int) -> list[str]:
+    return [
+        *("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+        *("--save", "", "--appendonly", "no", "--daemonize", "no", "--maxclients", "30000"),
+        *("--client-output-buffer-limit", "pubsub 0 0 0", "--tcp-backlog", "1024"),
+        *("--logfile", ""),
+    ]
+
+
+def _mosquitto(setup: Setup, folder: Path, port: int) -> list[str]:
+    config = folder / "mosquitto.conf"
+    config.write_text(_MOSQUITTO.format(port=port))
+    return ["mosquitto", "-c", str(config)]
+
+
+def _floor(setup: Setup, folder: Path, port: int) -> list[str]:
+    return [str(setup.programs.floor)]
+
+
+def _tim(setup: Setup, folder: Path, port: int) -> list[str]:
+    return [*setup.tim_command, "--tcp", "127.0.0.1:0"]
+
+
+@frozen
+class System:
+    """One of the systems: how to start it, what it speaks, how it tells its version."""
+
+    dialect: str
+    command: Callable[[Setup, Path, int], list[str]]
+    version: tuple[str, ...]
+    announces_port: bool = False
+
+
+SYSTEMS = {
+    "tim": System("tim", _tim, (sys.executable, "-m", "tim_trio", "version"), announces_port=True),
+    "nats": System("nats", _nats, ("nats-server", "--version")),
+    "redis": System("redis", _redis, ("redis-server", "--version")),
+    "mosquitto": System("mqtt", _mosquitto, ("mosquitto", "-h")),
+    "floor": System("raw", _floor, ("cc", "--version"), announces_port=True),
+}
+
+
+def version_of(name: str) -> str:
+    """The first line a system says about its version; empty where it cannot."""
+    try:
+        result = subprocess.run(
+            SYSTEMS[name].version, capture_output=True, text=True, timeout=20, cwd=_ROOT
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = result.stdout.splitlines()
+    return lines[0].strip() if lines else ""
+
+
+@contextmanager
+def server(name: str, setup: Setup) -> Iterator[Server]:
+    """Run a system; the block gets it once it accepts connections.
+
+    Raises:
+        BenchError: not installed, or it did not start within 15 s.
+    """
+    system = SYSTEMS[name]
+    with tempfile.TemporaryDirectory(prefix="bench-") as text:
+        folder = Path(text)
+        log = folder / "log"
+        port = 0 if system.announces_port else _free_port()
+        command = system.command(setup, folder, port)
+        with (
+            log.open("wb") as log_file,
+            running(
+                command,
+                core=setup.core,
+                cwd=_ROOT,
+                stdout=subprocess.PIPE if system.announces_port else log_file,
+                stderr=log_file,
+            ) as process,
+        ):
+            try:
+                if system.announces_port:
+                    port = _wait_for_listening_line(process)
+                else:
+                    _wait_until_accepting(process, port)
+            except BenchError as error:
+                tail = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
+                raise BenchError(
+                    f"{name} did not start ({shlex.join(command)}): {error}. {tail}"
+                ) from None
+            yield Server(
+                system=name, dialect=system.dialect, port=port, pid=process.pid, log=log
+            )
