@@ -122,6 +122,8 @@ class Decoder:
                     raise RemoteProtocolError(f"a frame of length {length} is too short")
                 after = position + LENGTH_BYTES + length
                 if after > end:
+                    if is_stream:
+                        self._check_pinned(data[position + 5], length)
                     self._needed = after - position
                     break
                 if is_stream:
@@ -142,6 +144,14 @@ class Decoder:
             self._buffered = end - position
         return None
 
+    def _check_pinned(self, flags: int, length: int) -> None:
+        if flags & (_INIT | _END) and length + LENGTH_BYTES > self.max_init_bytes:
+            raise RemoteProtocolError(
+                f"an INIT or END frame of {length + LENGTH_BYTES} bytes, "
+                f"{self.max_init_bytes} allowed",
+                Code.FRAME_TOO_LARGE,
+            )
+
     def _read_run(self, data: bytes, start: int) -> Run:
         """Return the longest run that begins at ``start``, whose first frame is whole."""
         unpack = _WALK.unpack_from
@@ -152,12 +162,7 @@ class Decoder:
         first_key = last_key = end_offset = -1
         first_key_seq = last_key_seq = init_bytes = 0
         if flags:
-            if flags & (_INIT | _END) and length + LENGTH_BYTES > self.max_init_bytes:
-                raise RemoteProtocolError(
-                    f"an INIT or END frame of {length + LENGTH_BYTES} bytes, "
-                    f"{self.max_init_bytes} allowed",
-                    Code.FRAME_TOO_LARGE,
-                )
+            self._check_pinned(flags, length)
             if flags & _INIT:
                 init_bytes = position - start
             if flags & _KEY:
