@@ -200,6 +200,4 @@ def server(name: str, setup: Setup) -> Iterator[Server]:
                 raise BenchError(
                     f"{name} did not start ({shlex.join(command)}): {error}. {tail}"
                 ) from None
-            yield Server(
-                system=name, dialect=system.dialect, port=port, pid=process.pid, log=log
-            )
+            yield Server(system=name, dialect=system.dialect, port=port, pid=process.pid, log=log)

@@ -66,7 +66,7 @@ def running(
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            preexec_fn=_child_setup(core),  # noqa: PLW1509 - one thread, no locks held
+            preexec_fn=_child_setup(core),  # safe: one thread, no locks held
         )
     except FileNotFoundError:
         raise BenchError(f"{command[0]} is not installed") from None
