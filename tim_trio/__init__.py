@@ -1,5 +1,102 @@
-"""tim_trio: a relay for live streams, on Trio."""
+"""tim_trio: a relay for live streams, on Trio.
+
+The client library is here; a server is started by ``python -m tim_trio``::
+
+    async with tim_trio.connect("tim://127.0.0.1:7600", account="alice") as client:
+        room = await client.register_room()
+        async with client.publish(room) as source:
+            await source.send(b"hello")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from tim_trio._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from tim_trio.errors import (
+        ConnectionClosed,
+        LocalProtocolError,
+        NoSuchRoom,
+        PermissionDenied,
+        RateLimited,
+        RoomError,
+        TimError,
+    )
+    from tim_trio.net.client import (
+        Bounds,
+        Client,
+        ConnectFailed,
+        NotATimServer,
+        RequestTimedOut,
+        RoomClosed,
+        Source,
+        SourceReplaced,
+        SourceRevoked,
+        StreamOver,
+        Subscription,
+        connect,
+        open_client,
+    )
+    from tim_trio.protocol.messages import (
+        Gap,
+        GoAway,
+        PushAsked,
+        PushGranted,
+        SourceJoined,
+        SourceLeft,
+    )
+    from tim_trio.protocol.stream import StreamFrame
+
+__all__ = [
+    "Bounds",
+    "Client",
+    "ConnectFailed",
+    "ConnectionClosed",
+    "Gap",
+    "GoAway",
+    "LocalProtocolError",
+    "NoSuchRoom",
+    "NotATimServer",
+    "PermissionDenied",
+    "PushAsked",
+    "PushGranted",
+    "RateLimited",
+    "RequestTimedOut",
+    "RoomClosed",
+    "RoomError",
+    "Source",
+    "SourceJoined",
+    "SourceLeft",
+    "SourceReplaced",
+    "SourceRevoked",
+    "StreamFrame",
+    "StreamOver",
+    "Subscription",
+    "TimError",
+    "__version__",
+    "connect",
+    "open_client",
+]
+
+# Looked up on first use: importing the protocol core must not import Trio,
+# nor a server the client.
+_MODULES: Final = (
+    "tim_trio.net.client",
+    "tim_trio.errors",
+    "tim_trio.protocol.messages",
+    "tim_trio.protocol.stream",
+)
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for module_name in _MODULES:
+            module = import_module(module_name)
+            if hasattr(module, name):
+                value: object = getattr(module, name)
+                globals()[name] = value
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
