@@ -38,6 +38,9 @@ _IDENTITY: Final = Struct(">BBBBQI")
 _INIT: Final = int(Flag.INIT)
 _KEY: Final = int(Flag.KEY)
 _END: Final = int(Flag.END)
+#: Chunks of a half frame that are joined into one, so that a peer who sends it
+#: byte by byte does not cost forty bytes of overhead for each.
+_LOOSE_CHUNKS: Final = 256
 _SMALLEST_STREAM: Final = STREAM_HEADER_BYTES - LENGTH_BYTES
 _SMALLEST_CONTROL: Final = CONTROL_HEADER_BYTES - LENGTH_BYTES
 
@@ -59,7 +62,7 @@ class Decoder:
             (it is small before WELCOME).
     """
 
-    __slots__ = ("_buffered", "_chunks", "_needed", "max_frame_bytes", "max_init_bytes")
+    __slots__ = ("_buffered", "_chunks", "_loose", "_needed", "max_frame_bytes", "max_init_bytes")
 
     def __init__(self, *, max_frame_bytes: int, max_init_bytes: int) -> None:
         self.max_frame_bytes = max_frame_bytes
@@ -67,6 +70,7 @@ class Decoder:
         # An incomplete frame waits as the chunks it came in, joined only once
         # it is whole: joining at every read would be quadratic.
         self._chunks: list[bytes] = []
+        self._loose = 0
         self._buffered = 0
         self._needed = 0
 
@@ -101,9 +105,14 @@ class Decoder:
             self._chunks.append(data)
             self._buffered += len(data)
             if self._buffered < self._needed:
+                self._loose += 1
+                if self._loose == _LOOSE_CHUNKS:
+                    self._chunks[-_LOOSE_CHUNKS:] = [b"".join(self._chunks[-_LOOSE_CHUNKS:])]
+                    self._loose = 0
                 return None
             data = b"".join(self._chunks)
             self._chunks.clear()
+            self._loose = 0
             self._buffered = 0
         position = 0
         end = len(data)
