@@ -727,7 +727,8 @@ def encode(message: object, request_id: int = 0) -> bytes:
     """Return the whole frame of a message.
 
     Raises:
-        LocalProtocolError: not a message, or a field does not fit its type.
+        LocalProtocolError: not a message, or a field or ``request_id`` does
+            not fit its type.
     """
     try:
         number, codec = _types[type(message)]
@@ -735,6 +736,8 @@ def encode(message: object, request_id: int = 0) -> bytes:
         raise LocalProtocolError(f"{type(message).__name__} is not a message") from None
     fields = codec.write(message)
     length = CONTROL_HEADER_BYTES - LENGTH_BYTES + len(fields)
+    if not 0 <= request_id <= 0xFFFF_FFFF:
+        raise LocalProtocolError(f"request_id {request_id} does not fit u32")
     return CONTROL_HEADER.pack(length, number, 0, 0, 0, request_id) + fields
 
 

@@ -182,7 +182,13 @@ def _choice(kind: type[E]) -> Field[E]:
         except ValueError as error:
             raise UnreadableFields(f"{value} is no {kind.__name__}") from error
 
-    return Field(read, lambda value: _U8.write(int(value)))
+    def write(value: E) -> bytes:
+        try:
+            return _U8.write(kind(value))
+        except ValueError as error:
+            raise LocalProtocolError(f"{value!r} is no {kind.__name__}") from error
+
+    return Field(read, write)
 
 
 def _list_of(item: Field[T]) -> Field[list[T]]:
