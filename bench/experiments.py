@@ -1,5 +1,6 @@
 """Running a row: the order of its runs, its special phases, and the verdicts."""
 
+import json
 from collections.abc import Callable
 from statistics import median
 
@@ -239,8 +240,9 @@ def _judge_join(result: RowResult) -> None:
 def _run_stall(result: RowResult, plan: Plan, r3: RowResult | None) -> None:
     """Alternate phases without and with a stalled subscriber, on one server.
 
-    A phase lasts 10 s (3 of each kind make 30 s), with a warm-up of 1.5 s during which
-    the stalled one has already stopped. The server closes it within the measured phase.
+    A phase lasts 10 s (3 of each kind make 30 s), with a warm-up of 3 s during which
+    the stalled one has already stopped. So its backlog fills, it lags, and the server
+    closes it (10 s after the last byte it took) all within the measured phase.
     """
     phases = 1 if plan.quick else plan.runs_of(result.row)
     with server("tim", plan.setup) as target:
@@ -250,7 +252,7 @@ def _run_stall(result: RowResult, plan: Plan, r3: RowResult | None) -> None:
             window=0,
             rate=round(speed / 2, 1),
             seconds=2.0 if plan.quick else plan.seconds or 10.0,
-            warmup_s=1.5,
+            warmup_s=3.0,
         )
         stalled = evolve(paced, stalled=1, hold_ms=12000 if plan.quick else 4000)
         result.notes.append(f"paced at {paced.rate:,.0f} frames/s, half of {speed:,.0f}")
@@ -276,9 +278,15 @@ def _calibrate(plan: Plan, target: Server) -> float:
 
 
 def _slow_consumer_closes(target: Server) -> int:
-    """Log lines that tell of a close by the name slow_consumer."""
-    lines = target.log.read_text(errors="replace").splitlines()
-    return sum(1 for line in lines if "slow_consumer" in line and "clos" in line.lower())
+    """How many of the server's log lines carry the code slow_consumer."""
+    closes = 0
+    for line in target.log.read_text(errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        closes += isinstance(event, dict) and event.get("code") == "slow_consumer"
+    return closes
 
 
 def _judge_stall(result: RowResult, phases: int, closes: int) -> None:
