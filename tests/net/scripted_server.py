@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import attrs
 import trio
@@ -61,7 +61,7 @@ class ScriptedServer:
         assert isinstance(item, ControlFrame), item
         message = messages.decode(item.type, item.fields)
         assert isinstance(message, kind), message
-        return cast(M, message), item.request_id
+        return message, item.request_id
 
     async def expect_frames(self, count: int) -> list[StreamFrame]:
         """Return the next ``count`` stream frames; nothing else may come before."""

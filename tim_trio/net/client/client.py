@@ -5,6 +5,7 @@ Source: protocol.md, sections 6 to 9 and 13.
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from collections import deque
@@ -489,5 +490,6 @@ def _reason(error: OSError) -> str:
         cause = cause.exceptions[0]
     if isinstance(cause, socket.gaierror):
         return "the host's name is not known"
-    text = cause.strerror if isinstance(cause, OSError) else None
-    return (text or str(cause)).lower()
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return os.strerror(cause.errno).lower()
+    return str(cause)

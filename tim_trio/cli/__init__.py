@@ -1,0 +1,75 @@
+"""The command line: ``python -m tim_trio``.
+
+One module per group of commands; `runner` runs a command's Trio part and
+turns whatever goes wrong into one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+import click
+
+from tim_trio.cli.push import push
+from tim_trio.cli.room import room
+from tim_trio.cli.runner import PIPE_CLOSED
+from tim_trio.cli.serve import config, serve, version
+from tim_trio.cli.watch import watch
+
+PROGRAM: Final = "tim_trio"
+_INTERRUPTED: Final = 130
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+
+
+class _ServeByDefault(click.Group):
+    """Without a command, or with an option in its place, serve."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx)):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_ServeByDefault, context_settings=_SETTINGS)
+def cli() -> None:
+    """A relay for live streams. Without a command it serves.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 the
+    reader of standard output has gone; `watch --help` lists its own.
+    """
+
+
+for command in (serve, push, watch, room, config, version):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = cli.main(prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else PROGRAM
+        _complain(f"{error.format_message()} (see `{path} --help`)")
+        return error.exit_code
+    except click.ClickException as error:
+        _complain(error.format_message())
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes once more at exit, and must find a file to do it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    return code if isinstance(code, int) else 0
+
+
+def _complain(text: str) -> None:
+    """Write one line for a person, whatever the text holds."""
+    click.echo(f"error: {' '.join(text.split())}", err=True)

@@ -1,0 +1,95 @@
+"""Options and argument types that commands share."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from tim_trio.net.client.address import DEFAULT_PORT, parse_address
+from tim_trio.protocol.messages import is_account_name
+from tim_trio.protocol.room_ids import parse_room_id
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+_BINARY_UNITS: Final = {"k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def room_id(text: str) -> str:
+    """Check a room id, 11 characters of base58."""
+    try:
+        parse_room_id(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
+
+
+def server_address(text: str) -> str:
+    """Check ``tim://HOST:PORT``."""
+    try:
+        return str(parse_address(text))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def account_name(text: str) -> str:
+    """Check the name of an account."""
+    if not is_account_name(text):
+        raise click.BadParameter(
+            f"{text!r} is not an account name: 1 to 64 characters without spaces "
+            "and without / \\ | :"
+        )
+    return text
+
+
+def byte_count(text: str) -> int:
+    """Read a positive number of bytes: ``500k``, ``2M``, ``1.5M``, ``64Ki``."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKmMgG]?)(i?)[bB]?", text.strip())
+    if found is not None and not (found[3] and not found[2]):
+        units = _BINARY_UNITS if found[3] else _UNITS
+        count = int(float(found[1]) * units[found[2].lower()])
+        if count > 0:
+            return count
+    raise click.BadParameter(f"{text!r} is not a number of bytes such as 500k, 2M or 64Ki")
+
+
+def _login_name() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None  # no such user: click then asks for the option
+
+
+def server_options(command: F) -> F:
+    """Add ``--server`` and ``--account``."""
+    for option in (
+        click.option(
+            "--account",
+            type=account_name,
+            default=_login_name,
+            required=True,
+            envvar="TIM_TRIO_ACCOUNT",
+            show_envvar=True,
+            metavar="NAME",
+            help="Who you are.  [default: your login name]",
+        ),
+        click.option(
+            "--server",
+            type=server_address,
+            default=f"tim://127.0.0.1:{DEFAULT_PORT}",
+            envvar="TIM_TRIO_SERVER",
+            show_default=True,
+            show_envvar=True,
+            metavar="tim://HOST:PORT",
+            help="The server.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")

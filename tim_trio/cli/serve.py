@@ -1,0 +1,67 @@
+"""``serve``, ``config`` and ``version``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from tim_trio._version import __version__
+from tim_trio.config import ConfigError, load_config, render_defaults
+
+
+@click.command()
+@click.option(
+    "--tcp",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Listen here instead of 127.0.0.1:7600; port 0 takes a free one. May be repeated.",
+)
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A TOML file; `tim_trio config` prints one with every key.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other key of the configuration, such as limits.max_rooms=10. May be repeated.",
+)
+def serve(tcp: tuple[str, ...], file: Path | None, settings: tuple[str, ...]) -> int:
+    """Run the server until SIGINT or SIGTERM.
+
+    Prints "listening tcp HOST:PORT" for each listener once it accepts.
+    """
+    overrides: dict[str, object] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{setting!r} is not KEY=VALUE", param_hint="--set")
+        overrides[key.strip()] = value.strip()
+    if tcp:
+        overrides["tcp"] = list(tcp)
+    try:
+        config = load_config(file=file, env=os.environ, overrides=overrides)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from error
+    # The server's own imports are not needed to print a help text.
+    from tim_trio.app import run_server
+
+    return run_server(config)
+
+
+@click.command()
+def config() -> None:
+    """Print every key of the configuration with its default, as a TOML file."""
+    click.echo(render_defaults(), nl=False)
+
+
+@click.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"tim_trio {__version__}")

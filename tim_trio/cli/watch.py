@@ -1,0 +1,139 @@
+"""``watch``: one source and track of a room, to a file or standard output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import click
+import trio
+
+from tim_trio.cli.options import quiet_option, room_id, server_options
+from tim_trio.cli.output import Output, OutputClosed
+from tim_trio.cli.progress import Progress
+from tim_trio.cli.runner import PIPE_CLOSED, run
+from tim_trio.cli.selection import Outcome, Selection
+from tim_trio.net.client import Item, RoomClosed, Subscription, connect
+
+#: Written at once when so much has already come: a thread's hop per frame is dear.
+_WRITE_BYTES: Final = 1024 * 1024
+
+
+@click.command()
+@click.argument("room", type=room_id)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write here, as FILE.part until the stream has ended.  [default: standard output]",
+)
+@click.option(
+    "--source",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="Only this source.  [default: the first that sends]",
+)
+@click.option(
+    "--track",
+    type=click.IntRange(0, 255),
+    metavar="N",
+    help="Only this track.  [default: the first that comes]",
+)
+@server_options
+@quiet_option
+def watch(
+    room: str,
+    out: Path | None,
+    source: int | None,
+    track: int | None,
+    server: str,
+    account: str,
+    quiet: bool,
+) -> int:
+    """Write one track of one source in ROOM, in order, until its END.
+
+    \b
+    Exit codes:
+      0    the track's END came (or had come before), nothing was missing
+      1    failed: no server, no such room, cannot write, …
+      2    wrong usage
+      3    the room ended, or the source left, before END
+      4    frames were missing before END
+      5    a reliable stream did not begin with its first frame
+      130  interrupted
+      141  the reader of standard output has gone
+    """
+    output = Output(out)
+
+    async def command() -> int:
+        async with connect(server, account=account) as client, client.subscribe(room) as stream:
+            selection = Selection(stream.mode, source, track)
+            progress = Progress("received", lambda: f"{selection.missing_frames} missing", quiet)
+            async with progress.shown():
+                await _copy(stream, selection, output, progress)
+        return _finish(selection, stream, output)
+
+    try:
+        return run(command, room=room)
+    except OutputClosed:
+        return PIPE_CLOSED
+    finally:
+        if output.part is not None:
+            if output.written:
+                click.echo(f"incomplete: what came is in {output.part}", err=True)
+            else:
+                output.part.unlink(missing_ok=True)
+
+
+async def _copy(
+    stream: Subscription, selection: Selection, output: Output, progress: Progress
+) -> None:
+    """Write what is selected until the watch is over."""
+    selection.begin(stream.sources)
+    while not selection.over:
+        try:
+            item: Item | None = await anext(stream)
+        except (StopAsyncIteration, RoomClosed):
+            selection.outcome = Outcome.CUT_OFF
+            return
+        pieces: list[bytes] = []
+        size = 0
+        while item is not None:
+            payload = selection.take(item)
+            if payload is not None:
+                pieces.append(payload)
+                size += len(payload)
+                progress.frames += 1
+            item = _next_nowait(stream) if size < _WRITE_BYTES and not selection.over else None
+        if size:
+            await output.write(b"".join(pieces))
+            progress.bytes += size
+
+
+def _next_nowait(stream: Subscription) -> Item | None:
+    try:
+        return stream.receive_nowait()
+    except trio.WouldBlock:
+        return None
+
+
+def _finish(selection: Selection, stream: Subscription, output: Output) -> int:
+    """Say how it ended, keep the file where there is an END, return the exit code."""
+    assert selection.outcome is not None
+    match selection.outcome:
+        case Outcome.ENDED:
+            output.keep()
+        case Outcome.GAP:
+            output.keep()
+            _warn(f"{selection.missing_frames} frames are missing")
+        case Outcome.CUT_OFF if stream.closed is not None:
+            _warn(str(stream.closed))
+        case Outcome.CUT_OFF:
+            _warn(f"source {selection.source} left before its END")
+        case Outcome.MISSED_START:
+            _warn("the stream began before; a reliable one is of use from its first frame only")
+    return selection.outcome
+
+
+def _warn(text: str) -> None:
+    click.echo(f"error: {text}", err=True)
