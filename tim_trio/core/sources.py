@@ -96,14 +96,17 @@ class Source:
         for track in self.tracks.values():
             track.expected = None
 
-    def infos(self) -> list[TrackInfo]:
-        return [track.info() for track in self.tracks.values()]
+    def infos(self, *, offered: bool = False) -> list[TrackInfo]:
+        """Return the tracks seen so far; one whose first frame was refused has not been."""
+        return [
+            track.info(offered=offered and bool(track.cache.runs))
+            for track in self.tracks.values()
+            if track.next_seq
+        ]
 
     def info(self, *, left: bool = False, offered: bool = False) -> SourceInfo:
         """Return what the answer to SUBSCRIBE says; ``offered``: with its cached groups."""
-        tracks = [
-            track.info(offered=offered and bool(track.cache.runs)) for track in self.tracks.values()
-        ]
+        tracks = self.infos(offered=offered)
         return SourceInfo(source=self.number, account=self.account, left=left, tracks=tracks)
 
     def changed(self) -> None:
