@@ -9,6 +9,8 @@ task switch.
 
 A memory channel counts items, so bytes are counted here, in a *ledger* per
 payer: one per subscription, one for control frames, one per shared group.
+Channel and writer are made when something has to wait for the first time:
+thousands of idle subscribers do without.
 
 Source: DESIGN "The data path"; docs/backpressure.md.
 """
@@ -31,8 +33,11 @@ Buffer = bytes | memoryview
 #: BlockingIOError for none, OSError when the connection is broken.
 Transmit = Callable[[Buffer], int]
 
+#: What the writer takes at once.
 BATCH_BYTES: Final = 256 * 1024
-BATCH_ITEMS: Final = 256
+#: Pieces are packed into one channel item up to this size, so that tiny
+#: frames do not cost a channel operation each.
+_ITEM_BYTES: Final = 64 * 1024
 #: Items of the channel that live data leaves free for control frames.
 _RESERVED_ITEMS: Final = 32
 
@@ -45,6 +50,10 @@ class Ledger(Protocol):
 
     def settle(self, size: int, *, done: bool) -> None:
         """``size`` bytes left the queue; ``done`` with the piece's last byte."""
+
+
+#: One piece of a queue: bytes and who pays for them.
+Piece = tuple[Buffer, Ledger]
 
 
 @attrs.define(eq=False)
@@ -107,12 +116,15 @@ class Outbox:
 
     __slots__ = (
         "_batch",
-        "_items",
+        "_last_item",
+        "_last_item_bytes",
         "_node",
         "_on_abort",
+        "_pieces",
         "_receive",
         "_send",
         "_shared_pending",
+        "_start_writer",
         "caught_up_at",
         "close_code",
         "closed",
@@ -122,7 +134,14 @@ class Outbox:
         "transmit",
     )
 
-    def __init__(self, transmit: Transmit, node: Node, on_abort: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        transmit: Transmit,
+        node: Node,
+        *,
+        start_writer: Callable[[], None],
+        on_abort: Callable[[], None],
+    ) -> None:
         self.transmit = transmit
         self.pending_bytes = 0
         self.live_bytes = 0
@@ -134,13 +153,16 @@ class Outbox:
         self.caught_up_at = -math.inf
         self._shared_pending = 0
         self._node = node
+        self._start_writer = start_writer
         self._on_abort = on_abort
-        self._items = 0
-        self._send, self._receive = trio.open_memory_channel[tuple[Buffer, Ledger]](
-            node.limits.outbox_items
-        )
+        self._pieces = 0
+        self._send: trio.MemorySendChannel[list[Piece]] | None = None
+        self._receive: trio.MemoryReceiveChannel[list[Piece]] | None = None
+        # The newest item in the channel, which grows until it is taken.
+        self._last_item: list[Piece] = []
+        self._last_item_bytes = _ITEM_BYTES
         # What the writer has taken from the channel and the kernel has not accepted.
-        self._batch: deque[tuple[Buffer, Ledger]] = deque()
+        self._batch: list[Piece] = []
 
     def has_room(self, size: int, backlog: Backlog, now: float) -> bool:
         """Say whether a subscription may queue ``size`` bytes more.
@@ -162,7 +184,7 @@ class Outbox:
         return (
             self.live_bytes + size <= limits.connection_backlog_bytes
             and self._node.backlog_bytes + size <= limits.node_backlog_bytes
-            and self._items < limits.outbox_items - _RESERVED_ITEMS
+            and self._pieces < limits.outbox_items - _RESERVED_ITEMS
         )
 
     def put(self, data: Buffer, ledger: Ledger, now: float) -> None:
@@ -189,16 +211,28 @@ class Outbox:
         self.queue(data, ledger, now)
 
     def queue(self, data: Buffer, ledger: Ledger, now: float) -> None:
-        """Queue ``data`` for the writer task."""
+        """Queue ``data`` for the writer task, which is started if there is none."""
         size = len(data)
-        try:
-            self._send.send_nowait((data, ledger))
-        except trio.WouldBlock:
-            # Live data stops short of the last items, so this is control
-            # data that nobody reads.
-            self.abort(Code.SLOW_CONSUMER)
-            return
-        self._items += 1
+        if self._last_item_bytes + size <= _ITEM_BYTES:
+            self._last_item.append((data, ledger))
+            self._last_item_bytes += size
+        else:
+            item = [(data, ledger)]
+            if self._send is None:
+                self._send, self._receive = trio.open_memory_channel[list[Piece]](
+                    self._node.limits.outbox_items
+                )
+                self._start_writer()
+            try:
+                self._send.send_nowait(item)
+            except trio.WouldBlock:
+                # Live data stops short of the last items, so this is control
+                # data that nobody reads.
+                self.abort(Code.SLOW_CONSUMER)
+                return
+            self._last_item = item
+            self._last_item_bytes = size
+        self._pieces += 1
         self.pending_bytes += size
         ledger.charge(size, now)
         if isinstance(ledger, SharedPiece):
@@ -238,7 +272,8 @@ class Outbox:
         self.close_code = code
         # Poison for the direct write: one byte that is never settled.
         self.pending_bytes += 1
-        self._send.close()
+        if self._send is not None:
+            self._send.close()
 
     # The writer task's side.
 
@@ -251,34 +286,43 @@ class Outbox:
         Raises:
             trio.EndOfChannel: closed, and everything has been taken.
         """
+        assert self._receive is not None, "the writer starts with the first queued piece"
         if not self._batch:
-            self._batch.append(await self._receive.receive())
+            self._take(await self._receive.receive())
         size = sum(len(data) for data, _ in self._batch)
-        while size < BATCH_BYTES and len(self._batch) < BATCH_ITEMS:
+        while size < BATCH_BYTES:
             try:
                 item = self._receive.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
                 break
-            self._batch.append(item)
-            size += len(item[0])
+            self._take(item)
+            size += sum(len(data) for data, _ in item)
         return [data for data, _ in self._batch]
+
+    def _take(self, item: list[Piece]) -> None:
+        if item is self._last_item:
+            self._last_item = []
+            self._last_item_bytes = _ITEM_BYTES
+        self._batch += item
 
     def settle(self, size: int, now: float) -> None:
         """The kernel took ``size`` bytes of what `next_batch` returned."""
         batch = self._batch
         self.pending_bytes -= size
+        finished = 0
         while size:
-            data, ledger = batch[0]
+            data, ledger = batch[finished]
             taken = min(size, len(data))
             size -= taken
             done = taken == len(data)
             self._settle_one(ledger, taken, done=done)
             if done:
-                batch.popleft()
+                finished += 1
                 if isinstance(ledger, SharedPiece):
                     self.caught_up_at = now
             else:
-                batch[0] = (memoryview(data)[taken:], ledger)
+                batch[finished] = (memoryview(data)[taken:], ledger)
+        del batch[:finished]
 
     def _settle_one(self, ledger: Ledger, taken: int, *, done: bool) -> None:
         ledger.settle(taken, done=done)
@@ -287,17 +331,18 @@ class Outbox:
         else:
             self.live_bytes -= taken
             self._node.backlog_bytes -= taken
-        self._items -= done
+        self._pieces -= done
 
     def discard(self) -> None:
         """Settle everything that will not be sent. For the owner's last act."""
         self.abort(None)
-        while True:
-            try:
-                self._batch.append(self._receive.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-                break
+        if self._receive is not None:
+            while True:
+                try:
+                    self._take(self._receive.receive_nowait())
+                except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                    break
+            self._receive.close()
         for data, ledger in self._batch:
             self._settle_one(ledger, len(data), done=True)
         self._batch.clear()
-        self._receive.close()

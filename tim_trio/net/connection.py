@@ -27,6 +27,8 @@ READ_BYTES: Final = 256 * 1024
 _READS_IN_A_ROW: Final = 4
 #: Deliveries in a row before other tasks get a turn: a few milliseconds.
 _DELIVERIES_IN_A_ROW: Final = 2000
+#: What a control frame counts for among them.
+_CONTROL_WORK: Final = 10
 #: From here on pieces are worth a scatter write; smaller ones are joined.
 _SCATTER_BYTES: Final = 16 * 1024
 _NOTSENT_LOWAT: Final = 16 * 1024
@@ -54,6 +56,17 @@ class TcpConnection:
         address: the peer's, without its port.
     """
 
+    __slots__ = (
+        "_decoder",
+        "_limits",
+        "_nursery",
+        "_outbox",
+        "_socket",
+        "accepted_at",
+        "address",
+        "session",
+    )
+
     def __init__(
         self, sock: socket.socket, address: Address, manager: RoomManager, rights: Right
     ) -> None:
@@ -61,8 +74,10 @@ class TcpConnection:
         self.address = address
         self.accepted_at = trio.current_time()
         self._socket = sock
-        self._scope: trio.CancelScope | None = None
-        self._outbox = Outbox(sock.send, manager.node, self._cancel)
+        self._nursery: trio.Nursery | None = None
+        self._outbox = Outbox(
+            sock.send, manager.node, start_writer=self._start_writer, on_abort=self._cancel
+        )
         self._decoder = new_decoder(manager)
         self._limits = manager.node.limits
         self.session = Session(
@@ -77,9 +92,8 @@ class TcpConnection:
         """
         try:
             async with trio.open_nursery() as nursery:
-                self._scope = nursery.cancel_scope
+                self._nursery = nursery
                 if not self._outbox.closed:
-                    nursery.start_soon(self._write)
                     code = await self._read()
                     now = trio.current_time()
                     self.session.end(now)
@@ -103,16 +117,21 @@ class TcpConnection:
         now = trio.current_time()
         self.session.close(code, now)
         self.session.end(now)
-        if self._scope is not None:
-            self._scope.deadline = min(self._scope.deadline, now + self._limits.close_timeout_s)
+        if self._nursery is not None:
+            scope = self._nursery.cancel_scope
+            scope.deadline = min(scope.deadline, now + self._limits.close_timeout_s)
         # Wakes the reader, which waits for bytes that may never come, without
         # a cancel scope of its own in each of thousands of connections. The
         # writer has the close to send yet, and just waits anew.
         trio.lowlevel.notify_closing(self._socket)
 
     def _cancel(self) -> None:
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def _start_writer(self) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._write)
 
     async def _read(self) -> Code | None:
         """Read and carry out until the peer ends or breaks the protocol.
@@ -141,31 +160,40 @@ class TcpConnection:
             session.last_received = now
             items: list[Run | ControlFrame] = []
             error = feed_into(data, items)
-            work = 0
+            # While it waits for more, an idle connection must not pin what it
+            # read last.
+            del data
             try:
-                for item in items:
-                    if self._outbox.closed:  # while another task ran
-                        return None
-                    if isinstance(item, Run):
-                        work += session.receive_run(item, now)
-                        if work > _DELIVERIES_IN_A_ROW:
-                            work = 0
-                            await trio.lowlevel.checkpoint()
-                    else:
-                        work += 10
-                        await session.receive_control(item, now)
+                await self._carry_out(items, now)
+                if error is not None:
+                    raise error
             except RemoteProtocolError as broken:
-                error = broken
-            except PeerClosed:
-                return Code.BYE
-            if error is not None:
                 session.manager.log.info(
                     "protocol error",
                     address=self.address,
-                    code=error.code.label,
-                    error=str(error),
+                    code=broken.code.label,
+                    error=str(broken),
                 )
-                return error.code
+                return broken.code
+            except PeerClosed:
+                return Code.BYE
+            del items
+            if self._outbox.closed:
+                return None
+
+    async def _carry_out(self, items: list[Run | ControlFrame], now: float) -> None:
+        work = 0
+        for item in items:
+            if self._outbox.closed:  # by another task, or by what was carried out
+                return
+            if isinstance(item, Run):
+                work += self.session.receive_run(item, now)
+                if work > _DELIVERIES_IN_A_ROW:
+                    work = 0
+                    await trio.lowlevel.checkpoint()
+            else:
+                work += _CONTROL_WORK
+                await self.session.receive_control(item, now)
 
     async def _write(self) -> None:
         """Send what the outbox holds, in order, until it is closed and empty."""
