@@ -133,6 +133,7 @@ class Room:
         track.next_seq = fresh.last_seq + 1
         if fresh.init_bytes:
             track.init = fresh.data[: fresh.init_bytes]
+            source.changed()
         if fresh.last_key >= 0:
             track.keyed = True
         if fresh.end_offset >= 0:
