@@ -223,6 +223,20 @@ def test_byte_by_byte() -> None:
     )
 
 
+def test_a_half_frame_in_many_small_pieces_costs_its_size(decoder: Decoder) -> None:
+    data = stream_bytes(0, payload=bytes(range(256)) * 3) + PING
+    pieces = [data[at : at + 2] for at in range(0, len(data), 2)]
+    *before, last = pieces[: len(data) // 2 - len(PING) // 2]
+    assert len(before) > 256, "more than are kept apart"
+    for piece in before:
+        assert decoder.feed(piece) == []
+    assert decoder.buffered_bytes == 2 * len(before)
+    (run,) = decoder.feed(last)
+    assert isinstance(run, Run) and run.data + PING == data
+    assert decoder.buffered_bytes == 0
+    assert decoder.feed(PING) == [PING_FRAME]
+
+
 def test_many_frames_behind_a_half_one(decoder: Decoder) -> None:
     assert decoder.feed(PING[:5]) == []
     assert decoder.feed(PING[5:] + PING + PING[:7]) == [PING_FRAME, PING_FRAME]
