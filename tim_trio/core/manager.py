@@ -288,8 +288,6 @@ class RoomManager:
             raise room_error(
                 Code.PERMISSION_DENIED, "only the creator and the accounts it granted may push"
             )
-        if len(member.sources) >= self.node.limits.max_sources_per_connection:
-            raise room_error(Code.TOO_MANY_SOURCES)
         source = room.publish(member, token, request_id, now)
         self._lingering.pop(source, None)
         self._log_source("source joined", room, source)
@@ -302,7 +300,7 @@ class RoomManager:
         if held is None:
             raise room_error(Code.NO_SUCH_SOURCE)
         room, published = held
-        room.unpublish(published, request_id, now)
+        room.unpublish(member, published, request_id, now)
         self._log_source("source left", room, published, reason="unpublished")
 
     def _log_source(self, event: str, room: Room, source: Source, **fields: str) -> None:

@@ -255,6 +255,9 @@ class Room:
         if source is not None and source.account != member.account:
             raise room_error(Code.TOKEN_IN_USE)
         is_new = source is None
+        is_more = source is None or source.owner is not member
+        if is_more and len(member.sources) >= self._node.limits.max_sources_per_connection:
+            raise room_error(Code.TOO_MANY_SOURCES)
         if source is None:
             if len(self.sources) >= self._node.limits.max_sources_per_room:
                 raise room_error(Code.TOO_MANY_SOURCES)
@@ -285,13 +288,11 @@ class Room:
             self._tell_subscribers(encode(joined), now)
         return source
 
-    def unpublish(self, source: Source, request_id: int, now: float) -> None:
+    def unpublish(self, owner: Member, source: Source, request_id: int, now: float) -> None:
         """End a source at its owner's wish, and answer."""
-        owner = source.owner
         self.end_source(source, SourceLeftReason.UNPUBLISHED, now)
-        if owner is not None:
-            answer = UnpublishAnswer(forwarded=source.forwarded, discarded=source.discarded)
-            owner.outbox.put_control(encode(answer, request_id), now)
+        answer = UnpublishAnswer(forwarded=source.forwarded, discarded=source.discarded)
+        owner.outbox.put_control(encode(answer, request_id), now)
 
     def lose_owner(self, source: Source, linger_s: float, now: float) -> None:
         """The publisher's connection is gone: wait for a takeover, then end the source."""
