@@ -1,0 +1,304 @@
+"""What the tests of rooms stand on: fakes of a socket and of a connection.
+
+Frames and runs are made by the real encoder and the real decoder, and what an
+outbox sent is read back by them, so that nothing here is an opinion of its own
+about the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.member import Member
+from tim_trio.core.node import Node
+from tim_trio.core.outbox import Backlog, Buffer, Outbox
+from tim_trio.core.room import Room
+from tim_trio.core.sources import Source
+from tim_trio.core.subscription import Subscription
+from tim_trio.limits import KIB, MIB, Limits
+from tim_trio.protocol.decoder import ControlFrame, Decoder
+from tim_trio.protocol.layout import STREAM_HEADER_BYTES, Flag
+from tim_trio.protocol.messages import Right, RoomMode, StartFrom, decode
+from tim_trio.protocol.runs import Run
+from tim_trio.protocol.stream import StreamFrame, encode_stream_frame, iter_stream_frames
+
+T = TypeVar("T")
+
+ROOM = 8312248653376802578
+TOKEN = bytes(range(16))
+#: Source number of frames that only take up room; `parse` leaves them out.
+FILLER = 0
+INIT, KEY, END = int(Flag.INIT), int(Flag.KEY), int(Flag.END)
+#: The smallest bounds that `Limits` allows, so that few bytes overflow them.
+LIMITS = Limits(
+    max_frame_bytes=4 * KIB,
+    max_init_bytes=KIB,
+    backlog_bytes=4 * KIB,
+    connection_backlog_bytes=8 * KIB,
+    node_backlog_bytes=MIB,
+    control_backlog_bytes=16 * KIB,
+    outbox_items=64,
+    room_cache_bytes=8 * KIB,
+    node_cache_bytes=16 * KIB,
+)
+
+
+def limits(**changes: Any) -> Limits:
+    """Return the small bounds of tests with some of them changed."""
+    return attrs.evolve(LIMITS, **changes)
+
+
+# Frames and runs
+
+
+def read_runs(data: bytes) -> list[Run]:
+    """Return what the server's decoder makes of stream frames."""
+    items = Decoder(max_frame_bytes=64 * MIB, max_init_bytes=MIB).feed(data)
+    runs = [item for item in items if isinstance(item, Run)]
+    assert len(runs) == len(items)
+    return runs
+
+
+@attrs.define
+class TrackWriter:
+    """Numbers the frames of one track as a publisher does."""
+
+    room: int = ROOM
+    source: int = 1
+    track: int = 0
+    next_seq: int = 0
+
+    def frame(self, flags: int = 0, payload: bytes = b"x") -> StreamFrame:
+        seq = self.next_seq
+        self.next_seq += 1
+        return StreamFrame(self.room, self.source, self.track, seq, seq * 1000, flags, payload)
+
+    def data(self, *flags: int, payload: bytes = b"x") -> bytes:
+        """Return the bytes of one frame per element of ``flags``."""
+        return b"".join(encode_stream_frame(self.frame(each, payload)) for each in flags)
+
+    def run(self, *flags: int, payload: bytes = b"x", size: int = 0) -> Run:
+        """Return frames that the decoder takes for one run.
+
+        ``size``: bytes of each whole frame, instead of a payload.
+        """
+        if size:
+            payload = bytes(size - STREAM_HEADER_BYTES)
+        (run,) = read_runs(self.data(*flags, payload=payload))
+        return run
+
+
+# What a peer gets
+
+
+@attrs.frozen
+class Received:
+    """A control frame with its message."""
+
+    request_id: int
+    message: object
+
+
+def parse_with_ids(data: bytes) -> list[Received | StreamFrame]:
+    """Return everything in some bytes, which must be whole frames."""
+    decoder = Decoder(max_frame_bytes=64 * MIB, max_init_bytes=MIB)
+    received: list[Received | StreamFrame] = []
+    for item in decoder.feed(data):
+        if isinstance(item, ControlFrame):
+            received.append(Received(item.request_id, decode(item.type, item.fields)))
+        else:
+            received.extend(each for each in iter_stream_frames(item.data) if each.source != FILLER)
+    assert not decoder.buffered_bytes, "the bytes end within a frame"
+    return received
+
+
+def parse(data: bytes) -> list[object]:
+    """Return messages and stream frames, in order."""
+    return [
+        each.message if isinstance(each, Received) else each for each in parse_with_ids(bytes(data))
+    ]
+
+
+class Wire:
+    """A fake socket that takes a budget of bytes and keeps them.
+
+    ``budget`` None means that it takes everything.
+    """
+
+    def __init__(self, budget: int | None = None) -> None:
+        self.budget = budget
+        self.broken = False
+        self.taken = bytearray()
+        self.writes: list[int] = []
+
+    def transmit(self, data: Buffer) -> int:
+        if self.broken:
+            raise BrokenPipeError
+        size = len(data) if self.budget is None else min(self.budget, len(data))
+        if not size:
+            raise BlockingIOError
+        if self.budget is not None:
+            self.budget -= size
+        self.taken += data[:size]
+        self.writes.append(size)
+        return size
+
+
+@attrs.define(eq=False)
+class Peer:
+    """One connection without its socket: a member, its outbox, and the wire behind it."""
+
+    node: Node
+    account: str
+    rights: Right
+    wire: Wire = attrs.field(factory=Wire)
+    aborts: int = 0
+    writers: int = 0
+    outbox: Outbox = attrs.field(init=False)
+    member: Member = attrs.field(init=False)
+    _read: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.outbox = Outbox(
+            self.wire.transmit,
+            self.node,
+            start_writer=self._start_writer,
+            on_abort=self._on_abort,
+        )
+        self.member = Member(self.account, self.outbox, self.rights)
+
+    def _start_writer(self) -> None:
+        self.writers += 1
+
+    def _on_abort(self) -> None:
+        self.aborts += 1
+
+    def drain(self, budget: int | None = None, now: float = 0.0) -> None:
+        """Be the writer task until the wire takes no more. Not within `trio.run`."""
+        trio.run(self.write, budget, now)
+
+    async def write(self, budget: int | None = None, now: float = 0.0) -> None:
+        """As `drain`, within `trio.run`."""
+        self.wire.budget = budget
+        while self.outbox.pending_bytes > self.outbox.closed:
+            for piece in await self.outbox.next_batch():
+                try:
+                    sent = self.wire.transmit(piece)
+                except BlockingIOError:
+                    return
+                self.outbox.settle(sent, now)
+                if sent < len(piece):
+                    return
+
+    def new(self) -> list[object]:
+        """Return what has been received since the last call."""
+        start, self._read = self._read, len(self.wire.taken)
+        return parse(bytes(self.wire.taken[start:]))
+
+    def new_with_ids(self) -> list[Received | StreamFrame]:
+        start, self._read = self._read, len(self.wire.taken)
+        return parse_with_ids(bytes(self.wire.taken[start:]))
+
+    def frames(self) -> list[StreamFrame]:
+        """Return the stream frames among what is new."""
+        return [each for each in self.new() if isinstance(each, StreamFrame)]
+
+    @property
+    def subscription(self) -> Subscription:
+        return self.member.subscriptions[ROOM]
+
+
+def make_peer(
+    node: Node | None = None,
+    *,
+    account: str = "alice",
+    budget: int | None = None,
+    rights: Right = Right.REGISTER_ROOMS,
+) -> Peer:
+    """Return a connection; without a node on one of its own."""
+    return Peer(node or Node(LIMITS), account, rights, Wire(budget))
+
+
+def make_room(node: Node | None = None, *, creator: str = "alice") -> Room:
+    """Return a room outside a manager."""
+    return Room(ROOM, creator, RoomMode.LIVE, 0, 300.0, 0.0, node or Node(LIMITS), "node")
+
+
+def open_source(room: Room, publisher: Peer, token: bytes = TOKEN) -> Source:
+    """Publish and forget the answer."""
+    source = room.publish(publisher.member, token, 1, 0.0)
+    publisher.new()
+    return source
+
+
+def join(room: Room, peer: Peer, start: StartFrom = StartFrom.GROUP, now: float = 0.0) -> None:
+    room.subscribe(peer.member, start, 1, now)
+
+
+def of_kind(kind: type[T], items: Sequence[object]) -> list[T]:
+    return [each for each in items if isinstance(each, kind)]
+
+
+def seqs(items: Sequence[object]) -> list[int]:
+    """Return the numbers of the stream frames among some items."""
+    return [each.seq for each in of_kind(StreamFrame, items)]
+
+
+def fill(peer: Peer, size: int, now: float = 0.0) -> Backlog:
+    """Queue ``size`` bytes that somebody else pays for, in one piece."""
+    ledger = Backlog()
+    peer.outbox.queue(TrackWriter(source=FILLER).run(0, size=size).data, ledger, now)
+    return ledger
+
+
+# Managers
+
+
+class Log:
+    """Keeps what would be logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.lines.append((event, fields))
+
+    def events(self) -> list[str]:
+        return [event for event, _ in self.lines]
+
+
+def make_manager(**changes: Any) -> RoomManager:
+    """Return a manager with its own node; ``changes`` are limits."""
+    return RoomManager(Node(limits(**changes)), Log())
+
+
+def enter(
+    manager: RoomManager,
+    account: str,
+    *,
+    budget: int | None = None,
+    rights: Right = Right.REGISTER_ROOMS,
+) -> Peer:
+    """Return a connection that has authenticated."""
+    peer = make_peer(manager.node, account=account, budget=budget, rights=rights)
+    manager.enter(peer.member)
+    return peer
+
+
+def is_idle(node: Node) -> bool:
+    """Say whether nothing is held any more."""
+    return not any(
+        (
+            node.backlog_bytes,
+            node.cache_bytes,
+            node.pinned_bytes,
+            node.lagging,
+            node.subscriptions,
+            node.rooms,
+        )
+    )
