@@ -368,21 +368,24 @@ class Connection:
 
     def _settle(self, frame: ControlFrame) -> None:
         """Give an answer to its request."""
-        request = self._requests.pop(frame.request_id, None)
+        request = self._requests.get(frame.request_id)
         if request is None:
             return
-        if frame.type == ANSWER_BIT:
-            error = messages.decode(frame.type, frame.fields)
-            assert isinstance(error, messages.Error)
-            request.error = room_error(error.code, error.text, retry_after_ms=error.retry_after_ms)
-        elif frame.type != request.type + ANSWER_BIT:
+        if frame.type not in (ANSWER_BIT, request.type + ANSWER_BIT):
             raise RemoteProtocolError(f"{frame.type:#04x} is no answer to {request.name}")
+        answer = messages.decode(frame.type, frame.fields)
+        # Only now: had it been unreadable, the connection's end would wake who waits.
+        del self._requests[frame.request_id]
+        if isinstance(answer, messages.Error):
+            request.error = room_error(
+                answer.code, answer.text, retry_after_ms=answer.retry_after_ms
+            )
+        elif request.abandoned:
+            if request.undo is not None:
+                self.notify_nowait(request.undo(answer))
         else:
-            answer = request.answer = messages.decode(frame.type, frame.fields)
-            if request.abandoned:
-                if request.undo is not None:
-                    self.notify_nowait(request.undo(answer))
-            elif request.on_answer is not None:
+            request.answer = answer
+            if request.on_answer is not None:
                 request.on_answer(answer)
         request.done.set()
 
