@@ -18,6 +18,7 @@ from tim_trio.core.manager import RoomManager
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.session import PeerClosed, Session, new_decoder
 from tim_trio.errors import Code, RemoteProtocolError
+from tim_trio.log import get_logger
 from tim_trio.protocol.decoder import ControlFrame
 from tim_trio.protocol.messages import Right
 from tim_trio.protocol.runs import Run
@@ -27,13 +28,15 @@ READ_BYTES: Final = 256 * 1024
 _READS_IN_A_ROW: Final = 4
 #: Deliveries in a row before other tasks get a turn: a few milliseconds.
 _DELIVERIES_IN_A_ROW: Final = 2000
-#: What a control frame counts for among them.
-_CONTROL_WORK: Final = 10
+#: What a control frame counts for among them; listing a thousand rooms takes milliseconds.
+_CONTROL_WORK: Final = 100
 #: From here on pieces are worth a scatter write; smaller ones are joined.
 _SCATTER_BYTES: Final = 16 * 1024
 _NOTSENT_LOWAT: Final = 16 * 1024
 
 Address = str
+
+_log = get_logger("server")
 
 
 def configure_socket(sock: socket.socket) -> None:
@@ -94,7 +97,12 @@ class TcpConnection:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if not self._outbox.closed:
-                    code = await self._read()
+                    try:
+                        code = await self._read()
+                    except Exception as failure:
+                        # Ours, not the peer's: it is told so, and nothing of what.
+                        _log.error("internal error", address=self.address, exc_info=failure)
+                        code = Code.INTERNAL_ERROR
                     now = trio.current_time()
                     self.session.end(now)
                     if code is None:
@@ -104,6 +112,10 @@ class TcpConnection:
                     # The writer sends what is queued and returns; a peer
                     # that does not take it is not waited for.
                     nursery.cancel_scope.deadline = now + self._limits.close_timeout_s
+            # An abort comes here straight away: what it held is given up
+            # before the peer gets its moment, not after.
+            self.session.end(trio.current_time())
+            self._outbox.discard()
             await self._linger()
         finally:
             self.session.end(trio.current_time())
@@ -113,7 +125,12 @@ class TcpConnection:
         return self._outbox.close_code
 
     def close(self, code: Code) -> None:
-        """End the connection from outside, saying why. Does not block."""
+        """End the connection from outside, saying why. Does not block.
+
+        Does nothing to a connection that is ending already.
+        """
+        if self._outbox.closed:
+            return
         now = trio.current_time()
         self.session.close(code, now)
         self.session.end(now)
@@ -188,12 +205,12 @@ class TcpConnection:
                 return
             if isinstance(item, Run):
                 work += self.session.receive_run(item, now)
-                if work > _DELIVERIES_IN_A_ROW:
-                    work = 0
-                    await trio.lowlevel.checkpoint()
             else:
                 work += _CONTROL_WORK
                 await self.session.receive_control(item, now)
+            if work > _DELIVERIES_IN_A_ROW:
+                work = 0
+                await trio.lowlevel.checkpoint()
 
     async def _write(self) -> None:
         """Send what the outbox holds, in order, until it is closed and empty."""
