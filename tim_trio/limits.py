@@ -168,6 +168,24 @@ class Limits:
     idle_timeout_s: float = _bound(
         300.0, "seconds", "without a stream frame before a room is destroyed", least=0.05
     )
+    max_tracks_per_room: int = _bound(
+        16_384,
+        "tracks",
+        "of all sources of a room; SUBSCRIBE's answer lists them, 10 bytes each",
+        least=1,
+    )
+    min_reliable_rate: float = _bound(
+        16.0 * KIB,
+        "bytes per second",
+        "that a subscriber must take of a reliable source that waits for it",
+        least=0.0,
+    )
+    reliable_patience_s: float = _bound(
+        10.0,
+        "seconds",
+        "a subscriber may hold up a reliable source at less than that rate",
+        least=0.05,
+    )
     linger_s: float = _bound(
         5.0,
         "seconds",

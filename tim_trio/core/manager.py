@@ -9,6 +9,7 @@ Source: protocol.md, section 7.
 from __future__ import annotations
 
 import heapq
+import math
 import secrets
 from collections.abc import Callable
 from typing import Any, Final, Protocol
@@ -36,6 +37,7 @@ from tim_trio.protocol.messages import (
     SourceLeftReason,
     StartFrom,
     encode,
+    encode_close,
     is_account_name,
 )
 from tim_trio.protocol.room_ids import END_ROOM_ID, FIRST_ROOM_ID
@@ -45,6 +47,7 @@ _DRAWS: Final = 8
 _MAX_GATHER_MS: Final = 1000
 _LIST_LIMIT: Final = 1000
 _EXPIRY_INTERVAL_S: Final = 0.5
+_PACING_INTERVAL_S: Final = 1.0
 #: Asks to push remembered per room; more askers than that wait for the oldest.
 _ASKERS_KEPT: Final = 1000
 
@@ -87,6 +90,8 @@ class RoomManager:
     _created: dict[str, int] = attrs.field(factory=dict)
     _deadlines: list[tuple[float, int]] = attrs.field(factory=list)
     _lingering: dict[Source, Room] = attrs.field(factory=dict)
+    _flushes: list[tuple[float, int]] = attrs.field(factory=list)
+    _flush_sooner: trio.Event = attrs.field(factory=trio.Event)
 
     # Members
 
@@ -144,8 +149,6 @@ class RoomManager:
         limits = self.node.limits
         if not member.rights & Right.REGISTER_ROOMS:
             raise room_error(Code.PERMISSION_DENIED, "this account may not register rooms")
-        if mode is not RoomMode.LIVE:
-            raise room_error(Code.NOT_SUPPORTED, "reliable rooms are not served here")
         if gather_ms > _MAX_GATHER_MS:
             raise room_error(Code.BAD_REQUEST, f"gather_ms is at most {_MAX_GATHER_MS}")
         created = self._created.get(member.account, 0)
@@ -161,7 +164,15 @@ class RoomManager:
             self._uncount(member.account)
             raise
         room = Room(
-            record.room, member.account, mode, gather_ms, idle, now, self.node, self.node_name
+            record.room,
+            member.account,
+            mode,
+            gather_ms,
+            idle,
+            now,
+            self.node,
+            self.node_name,
+            flush_at=self._flush_at,
         )
         self.rooms[room.number] = room
         self.node.rooms += 1
@@ -264,20 +275,32 @@ class RoomManager:
         await self._record(room)
 
     def subscribe(
-        self, member: Member, number: int, start: StartFrom, request_id: int, now: float
+        self,
+        member: Member,
+        number: int,
+        start: StartFrom,
+        credit: int,
+        request_id: int,
+        now: float,
     ) -> None:
-        """Subscribe and answer."""
+        """Subscribe and answer. ``credit`` counts in reliable rooms only."""
         room = self._room(number)
         if number in member.subscriptions:
             raise room_error(Code.ALREADY_SUBSCRIBED)
         if len(member.subscriptions) >= self.node.limits.max_subscriptions:
             raise room_error(Code.TOO_MANY_SUBSCRIPTIONS)
-        room.subscribe(member, start, request_id, now)
+        room.subscribe(member, start, credit, request_id, now)
 
     def unsubscribe(self, member: Member, number: int) -> None:
         if number not in member.subscriptions:
             raise room_error(Code.NOT_SUBSCRIBED)
         self.rooms[number].unsubscribe(member)
+
+    def credit(self, member: Member, number: int, source: int, limit: int) -> None:
+        """A subscriber takes more of a source; ignored where that means nothing."""
+        subscription = member.subscriptions.get(number)
+        if subscription is not None:
+            self.rooms[number].grant_credit(subscription, source, limit)
 
     def publish(
         self, member: Member, number: int, token: bytes, request_id: int, now: float
@@ -393,6 +416,40 @@ class RoomManager:
                 await self.close(room_or_none, RoomClosedReason.IDLE, now)
             else:
                 heapq.heappush(self._deadlines, (due, number))
+
+    def _flush_at(self, room: Room, when: float) -> None:
+        heapq.heappush(self._flushes, (when, room.number))
+        if self._flushes[0][0] == when:
+            self._flush_sooner.set()
+
+    async def run_gathering(self) -> None:
+        """Send what rooms have gathered when its time comes. Runs until cancelled."""
+        while True:
+            self._flush_sooner = trio.Event()
+            with trio.move_on_at(self._flushes[0][0] if self._flushes else math.inf):
+                await self._flush_sooner.wait()
+            now = trio.current_time()
+            while self._flushes and self._flushes[0][0] <= now:
+                _, number = heapq.heappop(self._flushes)
+                room = self.rooms.get(number)
+                if room is not None:
+                    room.flush(now)
+                    # A flush is a fan-out: others get a turn between two.
+                    await trio.lowlevel.checkpoint()
+
+    async def run_pacing(self) -> None:
+        """Close who holds up reliable rooms too long. Runs until cancelled."""
+        while True:
+            await trio.sleep(_PACING_INTERVAL_S)
+            now = trio.current_time()
+            for room in list(self.rooms.values()):
+                if room.mode is RoomMode.RELIABLE:
+                    for subscription in room.find_slow(now):
+                        # Reaches it only where nothing is queued: the kernel
+                        # takes our bytes and the program grants no credit.
+                        close = encode_close(Code.SLOW_CONSUMER)
+                        subscription.outbox.put_control(close, now)
+                        subscription.outbox.abort(Code.SLOW_CONSUMER)
 
     async def run_viewers(self) -> None:
         """Tell publishers how many watch, at most once per interval. Runs until cancelled."""

@@ -172,18 +172,23 @@ class Outbox:
         if not self.pending_bytes:
             return True
         limits = self._node.limits
+        bound = limits.backlog_bytes
+        # Past half of the node's bound, everyone's shrinks with what is left:
+        # the largest laggards stop first, and who keeps up notices nothing.
+        node_left = limits.node_backlog_bytes - self._node.backlog_bytes
+        if node_left < limits.node_backlog_bytes // 2:
+            bound = max(0, bound * 2 * node_left // limits.node_backlog_bytes)
         if backlog.pending_bytes:
-            if backlog.pending_bytes + size > limits.backlog_bytes:
+            if backlog.pending_bytes + size > bound:
                 return False
             if not self._shared_pending:
                 waiting_since = max(backlog.oldest, self.caught_up_at)
                 if now - waiting_since > limits.backlog_age_s:
                     return False
-        elif size > limits.backlog_bytes:
+        elif size > bound:
             return False
         return (
             self.live_bytes + size <= limits.connection_backlog_bytes
-            and self._node.backlog_bytes + size <= limits.node_backlog_bytes
             and self._pieces < limits.outbox_items - _RESERVED_ITEMS
         )
 

@@ -9,19 +9,22 @@ Source: protocol.md, sections 7 to 9; DESIGN "The data path".
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import attrs
 
+from tim_trio.core.audience import Audience
 from tim_trio.core.cache import CacheBudget
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
-from tim_trio.core.outbox import Outbox, Transmit
+from tim_trio.core.pace import Pace
 from tim_trio.core.sources import Source, Track, check_sequence
 from tim_trio.core.subscription import Subscription
-from tim_trio.errors import Code, room_error
+from tim_trio.errors import Code, RemoteProtocolError, room_error
 from tim_trio.protocol.layout import UNLIMITED_CREDIT
 from tim_trio.protocol.messages import (
+    Credit,
     Gap,
     GapReason,
     PublishAnswer,
@@ -48,6 +51,8 @@ from tim_trio.protocol.runs import Run
 #: Sources that have left and stay listed, so that a late comer can tell
 #: "ended" from "not yet begun".
 _LEFT_SOURCES_KEPT: Final = 64
+#: Above this a send is dear for its bytes, and waiting saves nothing.
+_GATHER_BYTES: Final = 16 * 1024
 
 
 @attrs.define(eq=False)
@@ -71,6 +76,8 @@ class Room:
     granted: set[str] = attrs.field(factory=set)
     sources: dict[int, Source] = attrs.field(factory=dict)
     asked: dict[str, float] = attrs.field(factory=dict)
+    #: Asks for `flush` at a time; set by the manager.
+    _flush_at: Callable[[Room, float], None] = attrs.field(kw_only=True)
     viewers_changed: bool = False
     last_frame_at: float = 0.0
     frames_in: int = 0
@@ -78,12 +85,12 @@ class Room:
     _left: deque[SourceInfo] = attrs.field(factory=lambda: deque(maxlen=_LEFT_SOURCES_KEPT))
     _tokens: dict[bytes, Source] = attrs.field(factory=dict)
     _next_source: int = 1
+    _tracks: int = 0
     _arrivals: int = 0
-    _subscriptions: dict[Member, Subscription] = attrs.field(factory=dict)
-    # What the fan-out walks: rebuilt when someone joins or leaves, so that
-    # nothing changes under a walk. The first two are the third's, at hand
-    # because two attribute look-ups per delivery are a tenth of its cost.
-    _audience: tuple[tuple[Transmit, Outbox, Subscription], ...] | None = ()
+    _audience: Audience = attrs.field(factory=Audience)
+    # Runs that wait to share a send, oldest first, and their bytes.
+    _gathered: list[tuple[Run, Track]] = attrs.field(factory=list)
+    _gathered_bytes: int = 0
     _budget: CacheBudget = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -95,7 +102,7 @@ class Room:
 
     @property
     def viewers(self) -> int:
-        return len(self._subscriptions)
+        return len(self._audience)
 
     @property
     def cache_bytes(self) -> int:
@@ -115,20 +122,38 @@ class Room:
         Raises:
             RemoteProtocolError: the run's ``seq`` does not follow.
         """
-        track = source.track_for(run.track, self._budget)
+        track = source.tracks.get(run.track) or self._new_track(source, run.track)
         source.received_bytes += len(run.data)
+        if source.pace is not None:
+            source.pace.received += len(run.data)
+            if source.pace.overdrawn:
+                raise RemoteProtocolError(
+                    f"{source.pace.received} bytes with a credit of {source.pace.told}",
+                    Code.CREDIT_EXCEEDED,
+                )
         fresh = run
         if run.first_seq != track.next_seq or track.ended or track.expected != track.next_seq:
             checked = check_sequence(track, run)
             source.discarded += run.frames - (checked.frames if checked else 0)
             if checked is None:
+                if source.pace is not None:
+                    source.pace.handed_on(0)  # repeats cost no one's room
                 return 0
             fresh = checked
             if fresh.first_seq > track.next_seq:
                 self._announce_skip(source, track, fresh.first_seq, now)
         else:
             track.expected = run.last_seq + 1
-        audience = self._fan_out(fresh, track, now)
+        pace = source.pace
+        if pace is not None:
+            self._send_reliably(fresh, pace, now)
+        elif self.gather_ms and self._gather(fresh, track, now):
+            pass
+        else:
+            if self._gathered:
+                self.flush(now)
+            self._audience.send(fresh.data, ((fresh, track),), now)
+        audience = len(self._audience)
         frames = fresh.last_seq - fresh.first_seq + 1
         track.next_seq = fresh.last_seq + 1
         if fresh.init_bytes:
@@ -152,33 +177,42 @@ class Room:
         node.deliveries += frames * audience
         return audience
 
-    def _fan_out(self, run: Run, track: Track, now: float) -> int:
-        """Hand one run to every subscriber; the hot loop of the whole server."""
-        data = run.data
-        size = len(data)
-        audience = self._audience
-        if audience is None:
-            audience = self._audience = tuple(
-                (each.outbox.transmit, each.outbox, each) for each in self._subscriptions.values()
-            )
-        for transmit, outbox, subscription in audience:
-            if outbox.pending_bytes or subscription.lagging:
-                subscription.offer(run, track, now)
-                continue
-            try:
-                sent = transmit(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                outbox.abort(None)
-                continue
-            if sent != size:
-                rest = memoryview(data)[sent:] if sent else data
-                outbox.queue(rest, subscription.backlog, now)
-        return len(audience)
+    def _new_track(self, source: Source, number: int) -> Track:
+        if self._tracks >= self._node.limits.max_tracks_per_room:
+            raise RemoteProtocolError(f"more than {self._tracks} tracks in a room", Code.FLOODING)
+        self._tracks += 1
+        return source.new_track(number, self._budget)
+
+    def _send_reliably(self, run: Run, pace: Pace, now: float) -> None:
+        if pace.held is not None:
+            pace.held.append(run.data)
+        self._audience.send_reliably(run.data, pace, now)
+        pace.handed_on(len(run.data))
+
+    def _gather(self, run: Run, track: Track, now: float) -> bool:
+        """Keep a small run back to share a send; False if it must go at once."""
+        if run.last_key >= 0 or run.init_bytes or run.end_offset >= 0:
+            return False
+        size = self._gathered_bytes + len(run.data)
+        if size > _GATHER_BYTES:
+            return False
+        if not self._gathered:
+            self._flush_at(self, now + self.gather_ms / 1000)
+        self._gathered.append((run, track))
+        self._gathered_bytes = size
+        return True
+
+    def flush(self, now: float) -> None:
+        """Send what was gathered. Whatever must stand behind it flushes first."""
+        if self._gathered:
+            parts = tuple(self._gathered)
+            self._gathered.clear()
+            self._gathered_bytes = 0
+            self._audience.send(b"".join([run.data for run, _ in parts]), parts, now)
 
     def _announce_skip(self, source: Source, track: Track, first_seq: int, now: float) -> None:
         """Tell subscribers what a publisher left out at a takeover."""
+        self.flush(now)
         track.cache.drop()
         source.changed()
         gap = encode(
@@ -191,20 +225,23 @@ class Room:
                 reason=GapReason.SKIPPED,
             )
         )
-        for subscription in self._subscriptions.values():
+        for subscription in self._audience:
             # Who lags gets one GAP at its end, which contains this one.
             if track not in subscription.lagging:
                 self._node.gaps += 1
                 subscription.outbox.put_control(gap, now)
 
     def _tell_subscribers(self, event: bytes, now: float) -> None:
-        for subscription in tuple(self._subscriptions.values()):
-            subscription.outbox.put_control(event, now)
+        self.flush(now)
+        self._audience.tell(event, now)
 
     # Subscribers
 
-    def subscribe(self, member: Member, start: StartFrom, request_id: int, now: float) -> None:
+    def subscribe(
+        self, member: Member, start: StartFrom, credit: int, request_id: int, now: float
+    ) -> None:
         """Answer, INITs, cached groups, and from then on live, as one step."""
+        self.flush(now)
         node = self._node
         outbox = member.outbox
         wants_groups = start is StartFrom.GROUP
@@ -220,26 +257,29 @@ class Room:
             path=[self._node_name],
         )
         outbox.put_control(encode(answer, request_id), now)
-        subscription = Subscription(self.number, outbox, node)
+        subscription = Subscription(self.number, outbox, node, credit)
         for source in sources:
-            piece = source.snapshot(node, with_groups=offered)
+            piece = source.opening(node, with_groups=offered)
             if piece.data:
                 outbox.put(piece.data, piece, now)
-            if wants_groups:
+            if source.pace is not None:
+                source.pace.join(subscription)
+            elif wants_groups:
                 for track in source.tracks.values():
                     if track.keyed and not track.ended and not (offered and track.cache.runs):
                         subscription.wait_for_key(track)
-        self._subscriptions[member] = subscription
+        self._audience.join(member, subscription)
         member.subscriptions[self.number] = subscription
-        self._audience = None
         self.viewers_changed = True
         node.subscriptions += 1
 
     def unsubscribe(self, member: Member) -> None:
-        subscription = self._subscriptions.pop(member)
+        subscription = self._audience.leave(member)
         del member.subscriptions[self.number]
         subscription.discard()
-        self._audience = None
+        for source in self.sources.values():
+            if source.pace is not None:
+                source.pace.leave(subscription)
         self.viewers_changed = True
         self._node.subscriptions -= 1
 
@@ -263,6 +303,8 @@ class Room:
                 raise room_error(Code.TOO_MANY_SOURCES)
             source = Source(self._next_source, member.account, token, member)
             self._next_source += 1
+            if self.mode is RoomMode.RELIABLE:
+                self._set_pace(source)
             self.sources[source.number] = source
             self._tokens[token] = source
         elif source.owner is not member:
@@ -277,7 +319,7 @@ class Room:
             source=source.number,
             mode=self.mode,
             received=source.received_bytes,
-            credit=UNLIMITED_CREDIT,
+            credit=UNLIMITED_CREDIT if source.pace is None else source.pace.told,
             tracks=source.infos(),
         )
         member.outbox.put_control(encode(answer, request_id), now)
@@ -287,6 +329,39 @@ class Room:
             joined = SourceJoined(room=self.number, source=source.number, account=source.account)
             self._tell_subscribers(encode(joined), now)
         return source
+
+    def _set_pace(self, source: Source) -> None:
+        """Give a new source of a reliable room its credit."""
+
+        def tell(limit: int) -> None:
+            if source.owner is not None:
+                credit = Credit(room=self.number, source=source.number, limit=limit)
+                # Sent with data, never late: the time only dates a backlog.
+                source.owner.outbox.put_control(encode(credit), self.last_frame_at)
+
+        limits = self._node.limits
+        window = limits.backlog_bytes + limits.max_frame_bytes
+        source.pace = Pace(window, limits.max_frame_bytes, tell)
+        for subscription in self._audience:
+            source.pace.join(subscription)
+
+    def grant_credit(self, subscription: Subscription, number: int, limit: int) -> None:
+        """A subscriber takes more of a source; ignored where that means nothing."""
+        source = self.sources.get(number)
+        if source is not None and source.pace is not None:
+            source.pace.grant(subscription, limit)
+
+    def find_slow(self, now: float) -> list[Subscription]:
+        """Return who holds up a reliable source at less than the least rate."""
+        limits = self._node.limits
+        return [
+            subscription
+            for source in self.sources.values()
+            if source.pace is not None
+            for subscription in source.pace.find_slow(
+                now, limits.reliable_patience_s, limits.min_reliable_rate
+            )
+        ]
 
     def unpublish(self, owner: Member, source: Source, request_id: int, now: float) -> None:
         """End a source at its owner's wish, and answer."""
@@ -301,9 +376,10 @@ class Room:
 
     def end_source(self, source: Source, reason: SourceLeftReason, now: float) -> None:
         """Remove a source and tell the subscribers, after announcing their losses."""
+        self.flush(now)
         self._remove_source(source)
         self._left.append(source.info(left=True))
-        for subscription in tuple(self._subscriptions.values()):
+        for subscription in self._audience:
             subscription.source_ends(source, now)
         left = SourceLeft(room=self.number, source=source.number, reason=reason)
         self._tell_subscribers(encode(left), now)
@@ -312,6 +388,7 @@ class Room:
         del self.sources[source.number]
         del self._tokens[source.token]
         source.drop_caches()
+        self._tracks -= len(source.tracks)
         if source.owner is not None:
             source.owner.release(self, source)
             source.owner = None
@@ -336,13 +413,14 @@ class Room:
     def close(self, reason: RoomClosedReason, text: str, now: float) -> None:
         """End the room: tell subscribers and publishers, behind all data."""
         closed = encode(RoomClosed(room=self.number, reason=reason, text=text))
+        self.flush(now)
         told = {source.owner for source in self.sources.values() if source.owner}
         for source in list(self.sources.values()):
-            for subscription in tuple(self._subscriptions.values()):
+            for subscription in self._audience:
                 subscription.source_ends(source, now)
             self._remove_source(source)
-        told.update(self._subscriptions)
-        for member in tuple(self._subscriptions):
+        told.update(self._audience.members())
+        for member in self._audience.members():
             self.unsubscribe(member)
         for member in told:
             member.outbox.put_control(closed, now)

@@ -18,7 +18,7 @@ from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.rates import TokenBucket
-from tim_trio.errors import Code, RemoteProtocolError, RoomError, is_retryable, room_error
+from tim_trio.errors import Code, RemoteProtocolError, RoomError, room_error
 from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, VERSION
 from tim_trio.protocol.messages import (
@@ -28,6 +28,7 @@ from tim_trio.protocol.messages import (
     AuthenticateAnswer,
     AuthMethod,
     AuthMode,
+    Capability,
     Close,
     Credit,
     Error,
@@ -58,6 +59,7 @@ from tim_trio.protocol.messages import (
     Welcome,
     decode,
     encode,
+    encode_close,
     is_account_name,
     is_known_type,
     type_of,
@@ -182,7 +184,7 @@ class Session:
         self.decoder.max_frame_bytes = limits.max_frame_bytes
         welcome = Welcome(
             version=VERSION,
-            capabilities=0,
+            capabilities=Capability.RELIABLE,
             agent=AGENT,
             node=self.manager.node_name,
             auth_mode=AuthMode.OPEN,
@@ -259,7 +261,9 @@ class Session:
                 await manager.revoke(member, request.room, request.account, now)
                 return RevokeAnswer()
             case Subscribe():
-                manager.subscribe(member, request.room, request.start, request_id, now)
+                manager.subscribe(
+                    member, request.room, request.start, request.credit, request_id, now
+                )
                 return None
             case Unsubscribe():
                 manager.unsubscribe(member, request.room)
@@ -281,7 +285,8 @@ class Session:
                 told = manager.ask_to_push(member, request.room, request.message, now)
                 return AskToPushAnswer(told=told)
             case Credit():
-                return None  # rooms are live: there is no credit to give
+                manager.credit(member, request.room, request.source, request.limit)
+                return None
             case _:
                 raise room_error(Code.NOT_SUPPORTED, "not served here")
 
@@ -313,12 +318,6 @@ class Session:
             if self.member is not None:
                 self.manager.leave(self.member, clean=self._said_bye, now=now)
                 self.member = None
-
-
-def encode_close(code: Code) -> bytes:
-    """Return a CLOSE frame. Its text is the code's name: never an exception's text."""
-    text = code.label.replace("_", " ")
-    return encode(Close(code=code, retry=is_retryable(code), retry_after_ms=0, text=text))
 
 
 def new_decoder(manager: RoomManager) -> Decoder:

@@ -19,6 +19,7 @@ from tim_trio.protocol.runs import Run
 
 if TYPE_CHECKING:
     from tim_trio.core.member import Member
+    from tim_trio.core.pace import Pace
 
 _SEQ_FIELD = 7
 _LENGTH_BYTES = 4
@@ -67,6 +68,7 @@ class Source:
         leave_at: when a lingering source leaves.
         received_bytes: of all stream frames read for it, repeats included.
         forwarded, discarded: frames.
+        pace: its credit, in a reliable room.
     """
 
     number: int
@@ -78,15 +80,14 @@ class Source:
     received_bytes: int = 0
     forwarded: int = 0
     discarded: int = 0
+    pace: Pace | None = None
     _taken_over: bool = False
     _snapshot: SharedPiece | None = None
 
-    def track_for(self, number: int, budget: CacheBudget) -> Track:
-        """Return the track, made at its first frame."""
-        track = self.tracks.get(number)
-        if track is None:
-            expected = None if self._taken_over else 0
-            track = self.tracks[number] = Track(number, expected, GroupCache(budget))
+    def new_track(self, number: int, budget: CacheBudget) -> Track:
+        """Return a track, made at its first frame."""
+        expected = None if self._taken_over else 0
+        track = self.tracks[number] = Track(number, expected, GroupCache(budget))
         return track
 
     def hand_over(self, owner: Member) -> None:
@@ -113,13 +114,16 @@ class Source:
         """Forget the snapshot: a frame has come since."""
         self._snapshot = None
 
-    def snapshot(self, node: Node, *, with_groups: bool) -> SharedPiece:
+    def opening(self, node: Node, *, with_groups: bool) -> SharedPiece:
         """Return what a joiner gets first, as one piece: each track's INIT,
         then the cached groups of all tracks in arrival order.
 
         The piece with groups is shared by everyone who joins before the next
-        frame. It may be empty.
+        frame. It may be empty. In a reliable room the first to subscribe gets
+        all that was held for it instead.
         """
+        if self.pace is not None and self.pace.held is not None:
+            return SharedPiece(b"".join(self.pace.held), node)
         if not with_groups:
             inits = [track.init for track in self.tracks.values() if track.init is not None]
             return SharedPiece(b"".join(inits), node)

@@ -35,6 +35,7 @@ class Lag:
 @attrs.define(eq=False)
 class Subscription:
     """Attributes:
+    credit: bytes the subscriber takes per source at first, in a reliable room.
     lagging: tracks that are left out now. A source's tracks are its own
         objects, so the track alone is the key.
     """
@@ -42,6 +43,7 @@ class Subscription:
     room: int
     outbox: Outbox
     _node: Node
+    credit: int = 0
     backlog: Backlog = attrs.field(factory=Backlog)
     lagging: dict[Track, Lag] = attrs.field(factory=dict)
 

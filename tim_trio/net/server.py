@@ -19,12 +19,12 @@ import trio
 
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.node import Node
-from tim_trio.core.session import encode_close
 from tim_trio.errors import Code, TimError, code_label
 from tim_trio.limits import Limits
 from tim_trio.log import StormLimiter, get_logger
 from tim_trio.net.connection import TcpConnection
-from tim_trio.protocol.messages import Right
+from tim_trio.protocol.layout import MAX_GREETING_BYTES
+from tim_trio.protocol.messages import Right, encode_close
 
 _BACKLOG: Final = 4096
 #: Connections accepted in a row before other tasks get a turn.
@@ -129,6 +129,8 @@ class Server:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.manager.run_expiry)
                 nursery.start_soon(self.manager.run_viewers)
+                nursery.start_soon(self.manager.run_gathering)
+                nursery.start_soon(self.manager.run_pacing)
                 nursery.start_soon(self._keep_alive)
                 nursery.start_soon(self._report)
                 for listener in listeners:
@@ -219,6 +221,10 @@ class Server:
         with contextlib.closing(sock), contextlib.suppress(OSError):
             sock.setblocking(False)
             sock.send(encode_close(code))
+            # Closing with its HELLO unread would reset the connection, and a
+            # reset may overtake our CLOSE.
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(MAX_GREETING_BYTES)
 
     def _forget_known(self) -> None:
         """Keep only those that have not authenticated among the newcomers."""

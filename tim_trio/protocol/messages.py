@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from tim_trio.errors import LocalProtocolError
+from tim_trio.errors import Code, LocalProtocolError, is_retryable
 from tim_trio.protocol.layout import (
     ANSWER_BIT,
     CONTROL_HEADER,
@@ -739,6 +739,12 @@ def encode(message: object, request_id: int = 0) -> bytes:
     if not 0 <= request_id <= 0xFFFF_FFFF:
         raise LocalProtocolError(f"request_id {request_id} does not fit u32")
     return CONTROL_HEADER.pack(length, number, 0, 0, 0, request_id) + fields
+
+
+def encode_close(code: Code) -> bytes:
+    """Return a CLOSE frame. Its text is the code's name: never an exception's text."""
+    text = code.label.replace("_", " ")
+    return encode(Close(code=code, retry=is_retryable(code), retry_after_ms=0, text=text))
 
 
 def decode(number: int, fields: bytes) -> object:

@@ -1,0 +1,155 @@
+"""Credit: how a source of a reliable room moves at its slowest subscriber's pace.
+
+All totals are in bytes of whole stream frames and never fall. What a
+publisher may send is what every subscriber has room for: its grant, and a
+window on top of what the kernel has taken for it. So what is queued for one
+subscriber is bounded by the window, and nothing is ever dropped.
+
+Source: protocol.md, section 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from tim_trio.core.subscription import Subscription
+
+
+@attrs.define(eq=False)
+class Flow:
+    """One subscriber's part in one source. The ledger of its queued bytes.
+
+    Attributes:
+        granted: the total the subscriber takes, in terms of `Pace.passed`.
+        pending_bytes: queued for it and not yet taken by the kernel.
+        blocking_since, taken_then: when it was first seen to make the source
+            wait, and what it had taken by then.
+    """
+
+    subscription: Subscription
+    _pace: Pace
+    base: int
+    granted: int
+    pending_bytes: int = 0
+    blocking_since: float | None = None
+    taken_then: int = 0
+
+    def charge(self, size: int, now: float) -> None:
+        self.pending_bytes += size
+
+    def settle(self, size: int, *, done: bool) -> None:
+        self.pending_bytes -= size
+        self._pace.moved(self)
+
+    @property
+    def allowed(self) -> int:
+        """How far the source may go as far as this subscriber is concerned."""
+        pace = self._pace
+        return min(self.granted, pace.passed - self.pending_bytes + pace.window)
+
+
+@attrs.define(eq=False)
+class Pace:
+    """How far one source may go.
+
+    Attributes:
+        window: bytes that may be under way to one subscriber. At least twice
+            the largest frame, so that a frame always fits while an eighth of
+            the window has not been told yet.
+        passed: bytes handed on to subscribers; repeats do not count.
+        received: bytes read from the publisher, repeats included.
+        told: the total the publisher may reach, in terms of ``received``.
+        held: what came before anyone had subscribed, for the first to come.
+    """
+
+    window: int
+    _max_frame_bytes: int
+    _tell: Callable[[int], None]
+    passed: int = 0
+    received: int = 0
+    told: int = attrs.field(init=False)
+    held: list[bytes] | None = attrs.field(factory=list)
+    _flows: dict[Subscription, Flow] = attrs.field(factory=dict)
+    _slowest: Flow | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.told = self.window
+
+    def flow(self, subscription: Subscription) -> Flow:
+        return self._flows[subscription]
+
+    def join(self, subscription: Subscription) -> None:
+        """A subscriber has come. What was held is its own to send, first."""
+        self.held = None
+        granted = self.passed + max(subscription.credit, self.window)
+        self._flows[subscription] = Flow(subscription, self, self.passed, granted)
+        self._slowest = None
+        self._update()
+
+    def leave(self, subscription: Subscription) -> None:
+        if self._flows.pop(subscription, None) is not None:
+            self._slowest = None
+            self._update()
+
+    def grant(self, subscription: Subscription, limit: int) -> None:
+        """The subscriber takes up to ``limit`` bytes, counted from when it joined."""
+        flow = self._flows[subscription]
+        granted = flow.base + limit
+        if granted > flow.granted:
+            flow.granted = granted
+            self.moved(flow)
+
+    def moved(self, flow: Flow) -> None:
+        """A flow can take more. Only the slowest one's move lets the source go on."""
+        if self._slowest is None or flow is self._slowest:
+            self._update()
+
+    def handed_on(self, size: int) -> None:
+        """``size`` new bytes have been sent or queued for everyone."""
+        self.passed += size
+        self._update()
+
+    @property
+    def overdrawn(self) -> bool:
+        """The publisher has sent more than it was told it may."""
+        return self.received > self.told
+
+    def _update(self) -> None:
+        if self._flows:
+            slowest = self._slowest = min(self._flows.values(), key=lambda flow: flow.allowed)
+            headroom = slowest.allowed - self.passed
+            is_idle = not slowest.pending_bytes
+        elif self.held is not None:
+            headroom = self.window - self.passed
+            is_idle = False
+        else:
+            return  # everyone has left: the source waits for the next
+        limit = self.received + headroom
+        # An eighth of the window at a time, not a CREDIT per frame; but when
+        # nothing else will move, whatever the publisher might be waiting for.
+        left = self.told - self.received
+        if limit - self.told >= self.window // 8 or (
+            is_idle and limit > self.told and left < self._max_frame_bytes
+        ):
+            self.told = limit
+            self._tell(limit)
+
+    def find_slow(self, now: float, patience_s: float, least_rate: float) -> list[Subscription]:
+        """Return who has made the source wait for ``patience_s`` at less than
+        ``least_rate`` bytes per second. To be called every second or so."""
+        slow = []
+        for flow in self._flows.values():
+            taken = min(flow.granted, self.passed - flow.pending_bytes)
+            if flow.allowed - self.passed >= self.window // 4:
+                flow.blocking_since = None
+            elif flow.blocking_since is None:
+                flow.blocking_since = now
+                flow.taken_then = taken
+            elif now - flow.blocking_since >= patience_s:
+                if taken - flow.taken_then < least_rate * (now - flow.blocking_since):
+                    slow.append(flow.subscription)
+                flow.blocking_since = now
+                flow.taken_then = taken
+        return slow
