@@ -196,7 +196,9 @@ class Server:
             if refusal is not None:
                 self._refuse(sock, address, refusal)
                 continue
-            nursery.start_soon(self._run, sock, address)
+            connection = self._admit(sock, address)
+            if connection is not None:
+                nursery.start_soon(self._run, connection)
 
     def _refusal(self, address: str) -> Code | None:
         """Return why a connection from ``address`` is refused; None when it is welcome."""
@@ -232,16 +234,29 @@ class Server:
             if connection.session.member is not None:
                 del self._newcomers[connection]
 
-    async def _run(self, sock: socket.socket, address: str) -> None:
-        """Serve one connection; the boundary that keeps its faults from the others."""
+    def _admit(self, sock: socket.socket, address: str) -> TcpConnection | None:
+        """Count a connection in, at once: the next of a burst is measured against it.
+
+        None when its socket is dead already.
+        """
         rights = Right.REGISTER_ROOMS
         if is_loopback(address):
             rights |= Right.OPERATOR
-        connection = TcpConnection(sock, address, self.manager, rights)
+        try:
+            connection = TcpConnection(sock, address, self.manager, rights)
+        except OSError:  # some systems refuse options on a socket that was reset
+            sock.close()
+            self.node.count_close(None)
+            return None
         self.connections.add(connection)
         self._newcomers[connection] = None
         self._per_address[address] += 1
         self.node.connections += 1
+        return connection
+
+    async def _run(self, connection: TcpConnection) -> None:
+        """Serve one connection; the boundary that keeps its faults from the others."""
+        address = connection.address
         code: int | None = None
         try:
             code = await connection.run()
