@@ -22,7 +22,7 @@ HELLO, AUTHENTICATE, PING, CLOSE, REGISTER_ROOM = 0x01, 0x02, 0x03, 0x04, 0x10  
 SUBSCRIBE, PUBLISH, UNPUBLISH, CREDIT, STREAM = 0x14, 0x16, 0x17, 0x1B, 0x40
 ROOM_CLOSED, SOURCE_LEFT, GAP, PUSH_REVOKED, REPLACED = 0x60, 0x62, 0x63, 0x64, 0x65  # §13
 ERROR, ANSWER = 0x80, 0x80  # an answer's type is its request's + 0x80
-INIT, KEY, END = 0x01, 0x02, 0x04  # §4, flags
+KEY, END = 0x02, 0x04  # §4, flags
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 CHUNK = 16_384  # payload bytes of a frame: our choice
 UNLIMITED = 2**53 - 1  # §10: credit for all there is; that we read slowly, TCP tells the server
@@ -34,7 +34,6 @@ class Frame(NamedTuple):
     track: int
     header: bytes  # §4: room, source, seq, timestamp; §5: request_id
     body: bytes  # payload or fields
-    size: int  # of the whole frame
 
 
 class Connection:
@@ -70,7 +69,7 @@ class Connection:
             sys.exit(f"closed by the server: {body[0] << 8 | body[1]} {body[9:].decode()}")
         elif type == ERROR:
             sys.exit(f"refused: {body[1] << 8 | body[2]} {body[10:].decode()}")
-        return Frame(type, flags, track, header, body, 4 + length)
+        return Frame(type, flags, track, header, body)
 
     def exactly(self, size: int) -> bytes:
         data = b""
