@@ -1,0 +1,240 @@
+"""A server under test in this process, and the proof that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import attrs
+import trio
+import trio.testing
+
+from tests.net.rawclient import DEADLINE_S, RawClient, frame
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.node import Node
+from tim_trio.limits import Limits
+from tim_trio.net.server import Server, open_listeners
+from tim_trio.protocol import messages
+from tim_trio.protocol.layout import Flag
+from tim_trio.protocol.stream import StreamFrame
+
+_POLL_S: Final = 0.005
+
+
+async def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition holds that no event announces."""
+    with trio.move_on_after(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - the server must not know of tests
+            await trio.sleep(_POLL_S)
+        return
+    raise AssertionError(f"in vain for {DEADLINE_S} s: {what}")
+
+
+def open_descriptors() -> int:
+    # The directory itself is open while it is listed.
+    return len(os.listdir("/proc/self/fd")) - 1
+
+
+def living_tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+@attrs.define(eq=False)
+class Running:
+    """A server that runs, and the raw clients that were connected to it."""
+
+    server: Server
+    port: int
+    _clients: list[RawClient] = attrs.Factory(list)
+
+    @property
+    def node(self) -> Node:
+        return self.server.node
+
+    @property
+    def manager(self) -> RoomManager:
+        return self.server.manager
+
+    async def connect(
+        self,
+        account: str | None = "alice",
+        *,
+        come_from: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+    ) -> RawClient:
+        """Return a client, signed in unless ``account`` is None. Closed with the server."""
+        client = await RawClient.connect(
+            self.port, come_from=come_from, receive_buffer=receive_buffer
+        )
+        self._clients.append(client)
+        if account is not None:
+            await client.greet(account)
+        return client
+
+    async def published_room(self) -> tuple[RawClient, int]:
+        """Return a client that publishes source 1 in a room of its own."""
+        publisher = await self.connect("alice")
+        room = await publisher.register()
+        assert await publisher.publish(room) == 1
+        return publisher, room
+
+    async def until_gone(self, connections: int = 0) -> None:
+        """Wait until no more than so many connections are left."""
+        await eventually(
+            lambda: len(self.server.connections) <= connections, "connections are to end"
+        )
+
+    async def until_connected(self, connections: int) -> None:
+        """Wait until so many connections have been accepted and live."""
+        await eventually(
+            lambda: len(self.server.connections) == connections, "connections are to be accepted"
+        )
+
+    def close_clients(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+
+
+@asynccontextmanager
+async def running_server(
+    limits: Limits | None = None,
+    *,
+    drain_timeout_s: float = DEADLINE_S,
+    send_buffer: int | None = None,
+) -> AsyncIterator[Running]:
+    """Serve on a free port of loopback; afterwards look for leaks.
+
+    When the body is done its clients are closed, and then the server must
+    come back to what it was when it began: no connection, subscription or
+    byte held, no task and no descriptor more.
+
+    Args:
+        send_buffer: SO_SNDBUF of accepted connections.
+    """
+    descriptors = open_descriptors()
+    server = Server(limits or Limits(), drain_timeout_s=drain_timeout_s)
+    listeners = open_listeners("127.0.0.1", 0)
+    if send_buffer is not None:
+        for listener in listeners:  # accepted sockets inherit it
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    running = Running(server, listeners[0].getsockname()[1])
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, listeners)
+            await trio.testing.wait_all_tasks_blocked()
+            tasks = living_tasks()
+            yield running
+            running.close_clients()
+            await running.until_gone()
+            await eventually(lambda: living_tasks() <= tasks, "tasks are to end")
+            await _assert_nothing_held(server)
+            nursery.cancel_scope.cancel()
+    finally:
+        running.close_clients()
+    assert open_descriptors() == descriptors
+
+
+async def _assert_nothing_held(server: Server) -> None:
+    node = server.node
+    assert node.connections == 0
+    assert node.subscriptions == 0
+    assert node.lagging == 0
+    assert node.backlog_bytes == 0
+    assert node.pinned_bytes == 0
+    for room in list(server.manager.rooms.values()):
+        assert room.viewers == 0
+        await server.manager.close(room, messages.RoomClosedReason.REMOVED, trio.current_time())
+    assert node.rooms == 0
+    assert node.cache_bytes == 0
+
+
+@asynccontextmanager
+async def bystanders(running: Running) -> AsyncIterator[None]:
+    """A well-behaved publisher and subscriber, who must notice nothing of the body."""
+    publisher = await running.connect("bob")
+    room = await publisher.register()
+    await publisher.publish(room)
+    subscriber = await running.connect("carol")
+    await subscriber.subscribe(room)
+    stop = trio.Event()
+    sent = 0
+
+    async def push() -> None:
+        nonlocal sent
+        while not stop.is_set():
+            flags = Flag.KEY if sent % 10 == 0 else Flag.NONE
+            await publisher.send(frame(room, sent, b"frame %d" % sent, flags=flags))
+            sent += 1
+            await trio.sleep(0.002)
+        await publisher.send(frame(room, sent, b"", flags=Flag.END))
+
+    async def read() -> None:
+        expected = 0
+        while True:
+            item = await subscriber.next()
+            if isinstance(item, messages.Ping):
+                await subscriber.send(messages.Pong(stamp=item.stamp))
+                continue
+            assert isinstance(item, StreamFrame), item
+            assert (item.room, item.seq) == (room, expected)
+            if item.is_end:
+                return
+            assert item.payload == b"frame %d" % expected
+            expected += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(push)
+        nursery.start_soon(read)
+        yield
+        stop.set()
+    publisher.close()
+    subscriber.close()
+
+
+@attrs.define
+class Received:
+    """What one subscriber got of one source, checked against protocol.md, section 9.
+
+    Per track ``seq`` rises by 1, or the numbers between lie in one GAP that
+    came before; inside a GAP only an INIT may still follow it.
+    """
+
+    source: int = 1
+    frames: list[StreamFrame] = attrs.Factory(list)
+    gaps: list[messages.Gap] = attrs.Factory(list)
+    _next: dict[int, int] = attrs.Factory(dict)
+
+    def take(self, item: StreamFrame | messages.Gap) -> None:
+        assert item.source == self.source
+        expected = self._next.get(item.track)
+        if isinstance(item, messages.Gap):
+            assert expected is None or item.first_seq == expected
+            assert item.last_seq >= item.first_seq
+            self._next[item.track] = item.last_seq + 1
+            self.gaps.append(item)
+            return
+        late_init = item.is_init and any(
+            gap.first_seq <= item.seq <= gap.last_seq and gap.track == item.track
+            for gap in self.gaps
+        )
+        if not late_init:
+            assert expected is None or item.seq == expected
+            self._next[item.track] = item.seq + 1
+        self.frames.append(item)
+
+    async def read_until_end(self, subscriber: RawClient) -> None:
+        """Take everything up to END; events about who comes and goes are passed over."""
+        while True:
+            item = await subscriber.next()
+            if isinstance(item, StreamFrame | messages.Gap):
+                self.take(item)
+            if item is None or (isinstance(item, StreamFrame) and item.is_end):
+                return
+
+    @property
+    def seqs(self) -> list[int]:
+        return [frame.seq for frame in self.frames]
