@@ -37,6 +37,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--systems", help=f"only some of {', '.join(SYSTEMS)}")
     parser.add_argument("--quick", action="store_true", help="a smoke run: figures mean nothing")
     parser.add_argument("--pin", action="store_true", help="server on core 0, load on core 1")
+    parser.add_argument("--spin", action="store_true", help="the load generator never sleeps")
     parser.add_argument("--tim", help="another command to start tim (default: this checkout's)")
     parser.add_argument("--json", type=Path, help="default: bench/out/DATE.json")
     parser.add_argument("--plot", type=Path, help="PATH without suffix: PATH.svg and PATH.png")
@@ -69,10 +70,11 @@ def _run(options: argparse.Namespace) -> int:
         runs=options.runs,
         seconds=options.seconds,
         quick=options.quick,
+        spin=options.spin,
         systems=systems,
         progress=lambda text: print(text, file=sys.stderr, flush=True),
     )
-    about = {**machine(), "pinned": options.pin, "quick": options.quick}
+    about = {**machine(), "pinned": options.pin, "spin": options.spin, "quick": options.quick}
     path = options.json or _HERE / "out" / time.strftime("%Y%m%d-%H%M%S.json")
     results: dict[str, RowResult] = {}
     for name in rows:

@@ -16,6 +16,8 @@ _STALL_P99_SHARE = 0.10
 _STALL_P99_US = 2000.0
 # A stalled subscriber may cost its backlog (1 MiB) and some slack of the allocator.
 _STALL_RSS_BYTES = 8 << 20
+# Beyond this, a paced run says more about a busy machine than about the server.
+_LATE_US = 5000.0
 _IDLE_RSS_BYTES = 10 << 10
 _JOIN_FIRST_FRAME_US = 1.5e6
 _JOIN_P99_US = 50e3
@@ -85,12 +87,13 @@ class Plan:
     runs: int | None = None  # instead of each row's own number
     seconds: float | None = None  # instead of each row's own measured phase
     quick: bool = False
+    spin: bool = False
     systems: tuple[str, ...] | None = None  # only these
     progress: Callable[[str], None] = print
 
     def load_of(self, contender: Contender) -> Load:
         """The contender's load, shortened where that was asked for."""
-        load = contender.load
+        load = evolve(contender.load, spin=self.spin)
         if self.seconds is not None:
             load = evolve(load, seconds=self.seconds)
         return load.shortened() if self.quick else load
@@ -154,16 +157,24 @@ def _run_interleaved(result: RowResult, plan: Plan) -> None:
                 plan.progress(f"{result.row.name} run {number} {contender.name}: {error}")
                 continue
             result.runs.append(Run(number, contender.name, sample))
-            if sample.lost:
-                result.problems.append(
-                    f"run {number}: {contender.name} lost {sample.lost} of "
-                    f"{sample.lost + sample.deliveries} deliveries"
-                )
+            _note_trouble(result, f"run {number}: {contender.name}", sample)
             if not plan.quick and contender.load.window and sample.server_cpu_s < 1.0:
                 result.notes.append(
                     f"run {number}: {contender.name} used only {sample.server_cpu_s:.2f} s of CPU"
                 )
             plan.progress(f"{result.row.name} run {number} {contender.name}: {_brief(sample)}")
+
+
+def _note_trouble(result: RowResult, who: str, sample: Sample) -> None:
+    """Losses are failures; a load generator that was late makes the run doubtful."""
+    late_us = sample.late.quantile_us(0.99)
+    if sample.lost:
+        total = sample.lost + sample.deliveries
+        result.problems.append(f"{who} lost {sample.lost:,} of {total:,} deliveries")
+    if late_us > _LATE_US:
+        result.notes.append(
+            f"{who}: the load generator itself was late by {late_us / 1e3:.1f} ms at p99"
+        )
 
 
 def _brief(sample: Sample) -> str:
@@ -261,8 +272,7 @@ def _run_stall(result: RowResult, plan: Plan, r3: RowResult | None) -> None:
                 sample = plan.measure(target, load)
                 result.runs.append(Run(number, name, sample))
                 plan.progress(f"{result.row.name} phase {number} {name}: {_brief(sample)}")
-                if sample.lost:
-                    result.problems.append(f"phase {number}, {name}: lost {sample.lost}")
+                _note_trouble(result, f"phase {number}: {name}", sample)
         closes = _slow_consumer_closes(target)
     _judge_stall(result, phases, closes)
 

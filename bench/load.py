@@ -39,6 +39,7 @@ class Load:
     joiners: int = 0
     join_at_s: float = 0.0
     join_over_s: float = 0.0
+    spin: bool = False  # the load generator never sleeps
 
     def shortened(self) -> "Load":
         """The same work for a smoke run, whose figures mean nothing."""
@@ -68,6 +69,7 @@ class Load:
             "joiners": self.joiners,
             "join-at": self.join_at_s,
             "join-over": self.join_over_s,
+            "spin": int(self.spin),
         }
         return [f"--{name}={value}" for name, value in values.items()]
 
@@ -187,7 +189,7 @@ def _rss_or_gone(server: Server) -> int:
     try:
         return rss_bytes(server.pid)
     except FileNotFoundError:
-        raise BenchError(f"{server.system} ended: {server.log_tail()}") from None
+        raise BenchError(f"{server.system} is gone: {server.last_words()}") from None
 
 
 def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = None) -> Sample:
@@ -213,7 +215,7 @@ def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = No
             line = lines.next(timeout_s)
             if line != word:
                 reason = json.loads(line).get("error", line) if line.startswith("{") else line
-                raise BenchError(f"{server.system}: {reason}. {server.log_tail(2)}")
+                raise BenchError(f"{server.system}: {reason}; {server.last_words()}")
 
         def go() -> None:
             assert process.stdin is not None
@@ -233,7 +235,7 @@ def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = No
         go()
         result = json.loads(lines.next(load.hold_ms / 1e3 + _DRAIN_TIMEOUT_S))
     if "error" in result:
-        raise BenchError(f"{server.system}: {result['error']}")
+        raise BenchError(f"{server.system}: {result['error']}; {server.last_words()}")
     empty = {"buckets": [], "max_us": 0.0}
     return Sample(
         frames=result["frames"],

@@ -29,6 +29,7 @@ struct options options_parse(int count, char **words)
         {"gather-ms", 1, 0, FIRST + 12}, {"stalled", 1, 0, FIRST + 13},
         {"hold-ms", 1, 0, FIRST + 14}, {"joiners", 1, 0, FIRST + 15},
         {"join-at", 1, 0, FIRST + 16}, {"join-over", 1, 0, FIRST + 17},
+        {"spin", 1, 0, FIRST + 18},
         {0, 0, 0, 0},
     };
     struct options options = {
@@ -62,6 +63,7 @@ struct options options_parse(int count, char **words)
         case 15: options.joiners = (unsigned)value; break;
         case 16: options.join_at_s = value; break;
         case 17: options.join_over_s = value; break;
+        case 18: options.spin = (unsigned)value; break;
         }
     }
     const char *wrong = NULL;

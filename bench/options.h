@@ -23,6 +23,7 @@ struct options {
     unsigned hold_ms;    /* how long the stalled ones sit still after the measured phase */
     unsigned joiners;    /* subscribers that come during the measured phase */
     double join_at_s;    /* after its start */
+    unsigned spin;          /* never sleep while publishing */
     double join_over_s;  /* the last one starts that much after the first */
 };
 

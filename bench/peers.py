@@ -67,9 +67,13 @@ class Server:
     pid: int
     log: Path
 
-    def log_tail(self, lines: int = 5) -> str:
-        """The last lines of its log, for an error message."""
-        return " | ".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+    def last_words(self) -> str:
+        """How it ended, if it did, and the end of its log, for an error message."""
+        time.sleep(0.3)  # a log line may come after the close it tells of
+        end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        state = f"it ended ({end.si_status})" if end else "it still runs"
+        tail = " | ".join(self.log.read_text(errors="replace").splitlines()[-2:])
+        return f"{state}; log: {tail[-400:]}"
 
 
 def _free_port() -> int:
@@ -104,7 +108,8 @@ def _wait_for_listening_line(process: subprocess.Popen[bytes]) -> int:
         text += chunk
         if found := re.search(rb"^listening tcp \S+:(\d+)\n", text, re.MULTILINE):
             return int(found[1])
-    raise BenchError("no line 'listening tcp HOST:PORT' from the server")
+    state = "still runs" if process.poll() is None else f"ended with {process.returncode}"
+    raise BenchError(f"no line 'listening tcp HOST:PORT'; it {state}")
 
 
 def _nats(setup: Setup, folder: Path, port: int) -> list[str]:

@@ -31,27 +31,41 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
+def _edge(values: list[float]) -> float:
+    """Where the longest bar ends: it is cut when it would dwarf all the others."""
+    *_, second, longest = sorted(values)
+    return second * 1.4 if longest > 3 * second else longest
+
+
 def _panel(axes: Axes, row: dict[str, Any]) -> None:
     names = list(row["medians"])
     values = [row["medians"][name]["us_per_delivery"] for name in names]
     places = range(len(names))
-    axes.barh(places, values, color=[_colour(name) for name in names], height=0.68)
+    edge = _edge(values)
+    axes.barh(
+        places,
+        [min(value, edge) for value in values],
+        color=[_colour(name) for name in names],
+        height=0.68,
+    )
     for place, name, value in zip(places, names, values, strict=True):
-        weight = "bold" if name.startswith("tim") else "normal"
+        cut = value > edge
+        if cut:  # a bar that does not end here
+            axes.plot([edge * 0.93, edge * 0.95], [place + 0.5, place - 0.5], color="w", lw=3)
         axes.annotate(
             _number(value),
-            (value, place),
+            (min(value, edge), place),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
             fontsize=9,
             color=_INK,
-            fontweight=weight,
+            fontweight="bold" if name.startswith("tim") else "normal",
         )
     labels = ["floor (C)" if name == "floor" else name for name in names]
     axes.set_yticks(list(places), labels=labels, fontsize=9.5, color=_INK)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(values, default=1.0) * 1.18)
+    axes.set_xlim(0, edge * 1.18)
     axes.set_xticks([])
     axes.tick_params(length=0)
     for side in ("top", "right", "bottom"):
@@ -85,6 +99,8 @@ def plot(source: Path, target: Path) -> list[Path]:
         _panel(axes, row)
     for axes in list(grid.flat)[len(rows) :]:
         axes.set_visible(False)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.set(h_pad=0.12, hspace=0.06)  # type: ignore[call-arg]
     about = everything["machine"]
     figure.suptitle(
         "Server CPU per delivered frame, in µs (shorter is better)",

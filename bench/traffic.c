@@ -523,6 +523,8 @@ void traffic_poll(struct traffic *traffic, uint64_t wait_ns)
         uint64_t until = first > now ? first - now : 0;
         wait_ns = until < wait_ns ? until : wait_ns;
     }
+    if (traffic->publishing && traffic->options.spin)
+        wait_ns = 0;
     struct timespec wait = {(time_t)(wait_ns / 1000000000ull), (long)(wait_ns % 1000000000ull)};
     int count = epoll_pwait2(traffic->epoll, events, EVENTS, &wait, NULL);
     if (count < 0 && errno != EINTR)
