@@ -104,6 +104,10 @@ class SharedPiece:
                 self._node.pinned_bytes -= len(self.data)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Outbox:
     """The sending side of one connection. One writer task drains it.
 
@@ -351,3 +355,6 @@ class Outbox:
         for data, ledger in self._batch:
             self._settle_one(ledger, len(data), done=True)
         self._batch.clear()
+        # The callbacks lead back to the owner: without this cycle it is freed
+        # at once, not by a pass of the garbage collector.
+        self._start_writer = self._on_abort = _nothing

@@ -122,6 +122,9 @@ class TcpConnection:
             self._outbox.discard()
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+            # Half of what keeps a dead connection for the garbage collector,
+            # whose full passes are pauses of every stream.
+            self._nursery = None
         return self._outbox.close_code
 
     def close(self, code: Code) -> None:
