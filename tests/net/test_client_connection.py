@@ -366,3 +366,22 @@ async def test_a_request_that_cannot_be_written_sends_nothing() -> None:
             await client.grant(5, "bob")
     close, _ = await server.expect(messages.Close)
     assert close.code == Code.BYE
+
+
+async def test_a_list_comes_in_pages() -> None:
+    def entry(room: int) -> messages.RoomEntry:
+        return messages.RoomEntry(
+            room=room, mode=messages.RoomMode.LIVE, creator="alice", role=0, viewers=0, sources=0
+        )
+
+    async with client_and_server() as (client, server), trio.open_nursery() as nursery:
+        asked: list[int] = []
+
+        async def serve() -> None:
+            for more, rooms in ((True, [ROOM, ROOM + 1]), (False, [ROOM + 2])):
+                answer = messages.ListRoomsAnswer(more=more, rooms=[*map(entry, rooms)])
+                asked.append((await server.answer(messages.ListRooms, answer)).after)
+
+        nursery.start_soon(serve)
+        assert [one.room for one in await client.list_rooms()] == [ROOM, ROOM + 1, ROOM + 2]
+    assert asked == [0, ROOM + 1]

@@ -57,11 +57,13 @@ def byte_count(text: str) -> int:
     raise click.BadParameter(f"{text!r} is not a number of bytes such as 500k, 2M or 64Ki")
 
 
-def _login_name() -> str | None:
+def _or_login_name(_ctx: click.Context, _param: click.Parameter, account: str | None) -> str:
+    if account is not None:
+        return account
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return None  # no such user: click then asks for the option
+        return account_name(getpass.getuser())
+    except (KeyError, OSError, ImportError):
+        raise click.BadParameter("this user has no login name: give one") from None
 
 
 def server_options(command: F) -> F:
@@ -70,8 +72,7 @@ def server_options(command: F) -> F:
         click.option(
             "--account",
             type=account_name,
-            default=_login_name,
-            required=True,
+            callback=_or_login_name,
             envvar="TIM_TRIO_ACCOUNT",
             show_envvar=True,
             metavar="NAME",

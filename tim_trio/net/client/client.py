@@ -255,13 +255,18 @@ class Client:
             self._sources[room, answer.source] = source
             opened.append(source)
 
+        def undo(answer: messages.PublishAnswer) -> object | None:
+            # Unless the same source has been asked for again meanwhile.
+            in_use = token in self._tokens
+            return None if in_use else messages.Unpublish(room=room, source=answer.source)
+
         self._tokens.add(token)
         try:
             await self._connection.request(
                 messages.Publish(room=room, token=token),
                 messages.PublishAnswer,
                 on_answer=open_source,
-                undo=lambda answer: messages.Unpublish(room=room, source=answer.source),
+                undo=undo,
             )
         except BaseException:
             self._tokens.discard(token)

@@ -193,7 +193,8 @@ class Connection:
             on_answer: called by the reader, before it looks at what follows
                 the answer on the wire.
             undo: given an answer that comes when nobody waits any more (a
-                timeout or a cancellation), returns the request that takes it back.
+                timeout or a cancellation), returns the request that takes it
+                back, or None.
 
         Cancelled while it waits, the request may still be carried out.
 
@@ -381,8 +382,9 @@ class Connection:
                 answer.code, answer.text, retry_after_ms=answer.retry_after_ms
             )
         elif request.abandoned:
-            if request.undo is not None:
-                self.notify_nowait(request.undo(answer))
+            undo = request.undo(answer) if request.undo is not None else None
+            if undo is not None:
+                self.notify_nowait(undo)
         else:
             request.answer = answer
             if request.on_answer is not None:
