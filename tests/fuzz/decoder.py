@@ -93,4 +93,4 @@ def seeds() -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
-    engine.main(run_one, seeds())
+    engine.main(run_one, seeds(), max_input_bytes=4096)

@@ -26,8 +26,6 @@ except ImportError:
 
 Target = Callable[[bytes], None]
 
-#: Longest input. Enough for a conversation; longer ones only slow the search down.
-_MAX_INPUT_BYTES = 4096
 _MAX_MEMORY_MB = 1024
 #: One input must not take longer than this, in seconds.
 _MAX_INPUT_S = 10
@@ -39,8 +37,11 @@ def instrumented() -> AbstractContextManager[None]:
     return context
 
 
-def main(target: Target, seeds: Iterable[bytes]) -> None:
-    """Parse the command line and fuzz, or run one input again. Ends the process."""
+def main(target: Target, seeds: Iterable[bytes], *, max_input_bytes: int) -> None:
+    """Parse the command line and fuzz, or run one input again. Ends the process.
+
+    Inputs longer than ``max_input_bytes`` would only slow the search down.
+    """
     parser = argparse.ArgumentParser(description="Fuzz for a bounded time.")
     parser.add_argument("--seconds", type=int, default=20, help="how long (default: 20)")
     parser.add_argument("--corpus", type=Path, help="directory of inputs to go on from and add to")
@@ -61,7 +62,7 @@ def main(target: Target, seeds: Iterable[bytes]) -> None:
         (corpus / hashlib.sha256(seed).hexdigest()[:16]).write_bytes(seed)
     flags = [
         f"-max_total_time={options.seconds}",
-        f"-max_len={_MAX_INPUT_BYTES}",
+        f"-max_len={max_input_bytes}",
         f"-timeout={_MAX_INPUT_S}",
         f"-rss_limit_mb={_MAX_MEMORY_MB}",
         f"-artifact_prefix={tempfile.gettempdir()}/fuzz-",

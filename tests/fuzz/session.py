@@ -14,8 +14,8 @@ See `tests.fuzz.engine` for how to run it.
 
 import itertools
 import struct
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -112,6 +112,8 @@ class _SeenTrack:
         account_for: the next seq that must come or be announced lost, once
             ``started``; before that, the least that may come.
         must_be_key: no frame but a KEY (or END, or INIT) may come next.
+        init: seq of the newest INIT, -1 for none.
+        ended: END has come.
     """
 
     last: int = -1
@@ -119,6 +121,17 @@ class _SeenTrack:
     started: bool = False
     keyed: bool = False
     must_be_key: bool = False
+    init: int = -1
+    ended: bool = False
+
+
+@attrs.define
+class _TrueTrack:
+    """What the relay accepted of one track, to compare with what subscribers saw."""
+
+    next_seq: int = 0
+    inits: set[int] = attrs.field(factory=set)
+    ended: bool = False
 
 
 class _Observer:
@@ -147,15 +160,22 @@ class _Observer:
     def _run(self, run: Run) -> None:
         sources = self._rooms[run.room]
         track = sources[run.source].setdefault(run.track, _SeenTrack())
+        true = self._world.tracks[run.room, run.source][run.track]
         for seq, frame in enumerate(frames_of_run(run), run.first_seq):
             assert frame in self._world.pushed, "frames arrive as they were pushed"
             flags = frame[5]
             assert seq > track.last, "seq rises and never repeats"
+            assert not track.ended, "nothing follows END"
             if flags & INIT and seq < track.account_for:
                 pass  # an INIT may come from within a gap
             else:
                 assert seq == track.account_for or (not track.started and seq > track.account_for)
                 track.account_for = seq + 1
+            if flags & INIT:
+                track.init = seq
+            elif flags & KEY:
+                before = [init for init in true.inits if init < seq]
+                assert track.init == max(before, default=-1), "a KEY stands behind its INIT"
             if not flags & INIT:
                 assert not track.must_be_key or flags & (KEY | END)
                 track.started = True
@@ -163,6 +183,7 @@ class _Observer:
             if flags & KEY or not flags & INIT:
                 track.must_be_key = False
             track.last = seq
+            track.ended = bool(flags & END)
 
     def _control(self, frame: ControlFrame) -> None:
         message = decode(frame.type, frame.fields)
@@ -186,13 +207,15 @@ class _Observer:
             case messages.Error(request_type=0x15):
                 self.unsubscribes.popleft()
             case messages.RoomClosed():
-                self._rooms.pop(message.room, None)
+                for source in self._rooms.pop(message.room, {}).items():
+                    self._source_over(message.room, *source)
             case messages.SourceJoined():
                 sources = self._rooms[message.room]
                 assert message.source not in sources
                 sources[message.source] = {}
             case messages.SourceLeft():
-                del self._rooms[message.room][message.source]
+                tracks = self._rooms[message.room].pop(message.source)
+                self._source_over(message.room, message.source, tracks)
             case messages.Gap():
                 self._gap(message)
             case messages.Close():
@@ -207,9 +230,20 @@ class _Observer:
             for info in source.tracks:
                 keyed = bool(info.state & messages.TrackState.KEYED)
                 must_be_key = keyed and start is messages.StartFrom.GROUP
-                tracks[info.track] = _SeenTrack(keyed=keyed, must_be_key=must_be_key)
+                state = messages.TrackState
+                tracks[info.track] = _SeenTrack(
+                    keyed=keyed,
+                    must_be_key=must_be_key,
+                    ended=bool(info.state & state.ENDED) and not info.state & state.CACHED_GROUP,
+                )
             sources[source.source] = tracks
         self._rooms[answer.room] = sources
+
+    def _source_over(self, room: int, source: int, tracks: dict[int, _SeenTrack]) -> None:
+        for number, true in self._world.tracks[room, source].items():
+            seen = tracks.get(number, _SeenTrack())
+            assert not seen.started or seen.account_for == true.next_seq, "losses are announced"
+            assert seen.ended or not true.ended, "END reaches everyone"
 
     def _gap(self, gap: messages.Gap) -> None:
         sources = self._rooms[gap.room]
@@ -278,7 +312,10 @@ class _Peer:
                     return
                 if isinstance(item, Run):
                     self.world.pushed.update(frames_of_run(item))
-                    self.session.receive_run(item, now)
+                    try:
+                        self.session.receive_run(item, now)
+                    finally:
+                        self.world.record(item)
                 else:
                     await self._feed_control(item)
         except RemoteProtocolError as broken:
@@ -371,6 +408,7 @@ class _World:
     def __init__(self, choices: int) -> None:
         self.now = 1000.0
         self.pushed: set[bytes] = set()
+        self.tracks: defaultdict[tuple[int, int], dict[int, _TrueTrack]] = defaultdict(dict)
         rooms = itertools.count(ROOM)
         self.manager = RoomManager(Node(_limits(choices)), _Log(), draw=lambda: next(rooms))
         self._request_ids = itertools.count(1)
@@ -379,6 +417,18 @@ class _World:
             _Peer(self, operator if not index else messages.Right.REGISTER_ROOMS)
             for index in range(_PEERS)
         ]
+
+    def record(self, run: Run) -> None:
+        """Note what became of a run."""
+        room = self.manager.rooms.get(run.room)
+        source = room.sources.get(run.source) if room is not None else None
+        track = source.tracks.get(run.track) if source is not None else None
+        if track is not None:
+            true = self.tracks[run.room, run.source].setdefault(run.track, _TrueTrack())
+            true.next_seq = track.next_seq
+            true.ended = track.ended
+            if track.init is not None:
+                true.inits.add(int.from_bytes(track.init[20:28], "big"))
 
     async def step(self, script: _Script) -> None:
         number = script.number()
@@ -441,27 +491,27 @@ class _World:
         token = _TOKENS[choice // 4 % len(_TOKENS)]
         account = _ACCOUNTS[choice // 4 % len(_ACCOUNTS)]
         source = choice // 4 % 8
-        requests: list[object] = [
-            messages.RegisterRoom(
-                mode=messages.RoomMode(choice >> 7),
-                gather_ms=choice * 5,
-                idle_timeout_s=choice % 16,
+        top = choice >> 7
+        makers: tuple[Callable[[], object], ...] = (
+            lambda: messages.RegisterRoom(
+                mode=messages.RoomMode(top), gather_ms=choice * 5, idle_timeout_s=choice % 16
             ),
-            messages.Subscribe(room=room, start=messages.StartFrom(choice >> 7), credit=0),
-            messages.Publish(room=room, token=token),
-            messages.Unsubscribe(room=room),
-            messages.Unpublish(room=room, source=source),
-            messages.Grant(room=room, account=account),
-            messages.Revoke(room=room, account=account),
-            messages.RemoveRoom(room=room),
-            messages.GetRoomInfo(room=room),
-            messages.ListRooms(
-                scope=messages.ListScope(choice >> 7), after=room - 1, limit=choice % 3
+            lambda: messages.Subscribe(room=room, start=messages.StartFrom(top), credit=0),
+            lambda: messages.Publish(room=room, token=token),
+            lambda: messages.Unsubscribe(room=room),
+            lambda: messages.Unpublish(room=room, source=source),
+            lambda: messages.Grant(room=room, account=account),
+            lambda: messages.Revoke(room=room, account=account),
+            lambda: messages.RemoveRoom(room=room),
+            lambda: messages.GetRoomInfo(room=room),
+            lambda: messages.ListRooms(
+                scope=messages.ListScope(top), after=room - 1, limit=choice % 3
             ),
-            messages.AskToPush(room=room, message="please"),
-            messages.Ping(stamp=choice),
-        ]
-        await peer.feed(encode(requests[kind % len(requests)], next(self._request_ids)))
+            lambda: messages.AskToPush(room=room, message="please"),
+            lambda: messages.Ping(stamp=choice),
+        )
+        request = makers[kind % len(makers)]()
+        await peer.feed(encode(request, next(self._request_ids)))
 
     async def _push(self, peer: _Peer, script: _Script) -> None:
         """Push some frames in sequence, of a source that the peer holds if it holds any."""
@@ -525,38 +575,67 @@ def run_one(data: bytes) -> None:
     trio.run(partial(_play, data))
 
 
+# Steps that conversations are made of, as `_World.step` reads them: a peer and what it does.
+_START = (
+    b"\x02\x00"  # alice greets
+    b"\x12\x01"  # bob greets
+    b"\x03\x00\x00"  # alice registers a room
+    b"\x13\x01\x00"  # bob subscribes
+    b"\x03\x02\x00"  # alice publishes
+    b"\x06\x00\x02\x10"  # and pushes a KEY
+)
+_SECOND_ALICE = b"\x22\x00\x23\x02\x00"  # greets and takes over
+_KEY = b"\x06\x00\x02\x10"
+_INIT = b"\x06\x00\x01\x10"
+_END = b"\x06\x00\x04\x10"
+_MUCH = b"\x06\x00\x00\xf5" * 8
+_MUCH_INIT = b"\x06\x00\x03\xf5" * 6
+_REMOVE = b"\x03\x07\x00"
+_UNPUBLISH = b"\x03\x04\x04"
+_LOST = b"\x0c"
+_LATER = b"\x0d\xff"
+_BOB_STALLS = b"\x19\x01"
+_BOB_TAKES_LITTLE = b"\x19\x03"
+_BOB_READS = b"\x19\x00\x1a"
+
+_CONVERSATIONS = (
+    _KEY * 3,
+    _BOB_STALLS + _KEY * 6 + _BOB_READS + _KEY * 2,
+    _BOB_TAKES_LITTLE + _MUCH_INIT + b"\x1a\x1a" + _KEY,
+    # several tracks, a subscriber who publishes
+    b"\x06\x40\x0c\x21" + b"\x03\x01\x00" + _KEY,
+    # bob is granted, publishes, is revoked and goes on
+    b"\x03\x05\x04" + b"\x13\x02\x04" + b"\x16\x00\x02\x10" + b"\x03\x06\x04" + b"\x16\x00\x02\x10",
+    # alice's connection is lost and comes back; or another takes over and jumps ahead
+    _LOST + b"\x32\x00" + b"\x03\x02\x00" + _KEY,
+    _SECOND_ALICE + b"\x26\x00\x88\x18\x26\x00\x00\x10" + b"\x23\x01\x00" + b"\x26\x00\x02\x10",
+    # bob leaves; everyone leaves
+    b"\x13\x03\x00" + _KEY + _UNPUBLISH + _REMOVE,
+    # bob lags until the source leaves, the room ends, the track ends, a new INIT
+    _BOB_STALLS + _MUCH + _UNPUBLISH + _BOB_READS,
+    _BOB_STALLS + _MUCH + _REMOVE + _BOB_READS,
+    _BOB_STALLS + _MUCH + _END + _BOB_READS,
+    _INIT + _BOB_STALLS + _MUCH + _INIT + _BOB_READS + _KEY,
+    _END + _KEY,
+    # joining live, and the room's idle end
+    b"\x03\x01\x80" + _KEY + _LATER * 3,
+)
+
+
 def seeds() -> Iterator[bytes]:
     """Golden vectors as raw bytes of an open connection, and conversations."""
     for stem in (*VALID_FILES, "invalid"):
         for vector in load_vectors(stem)["vectors"]:
             data = vector_bytes(vector)
-            if len(data) < 2048:
+            if len(data) < 400:
                 feed = b"\x01" + struct.pack("<H", len(data)) + data
                 yield b"\x04" + b"\x02\x00" + feed + feed
-    # alice and bob greet, alice registers, bob subscribes, alice publishes.
-    start = b"\x02\x00" + b"\x12\x01" + b"\x03\x00\x00" + b"\x13\x01\x00" + b"\x03\x02\x00"
-    push = b"\x06\x00\x02\x10"
     for limits in (0, 0x04, 0x1F, 0x2C):
-        choices = bytes([limits])
-        yield choices + start + push * 3
-        yield choices + start + push + b"\x19\x01" + push * 6 + b"\x19\x00\x1a" + push * 2
-        yield choices + start + push + b"\x19\x03" + b"\x06\x00\x03\xf5" * 6 + b"\x1a\x1a" + push
-        yield choices + start + b"\x06\x40\x0c\x21" + b"\x23\x00\x00" + push
-        # granted, taken over, revoked, left, removed
-        yield (
-            choices
-            + start
-            + b"\x03\x05\x04"
-            + b"\x13\x02\x04"
-            + b"\x16\x00\x02\x10"
-            + (b"\x22\x01\x23\x02\x04\x26\x00\x02\x18" + b"\x03\x06\x04\x26\x00\x02\x10")
-        )
-        yield choices + start + push + b"\x0c" + b"\xd2\x00" + b"\x03\x02\x00" + push
-        yield choices + start + push + b"\x13\x03\x00" + push + b"\x03\x04\x04" + b"\x03\x07\x00"
-        yield choices + start + push + b"\x03\x01\x80" + push + b"\x0d\xff\x0d\xff\x0d\xff"
+        for steps in _CONVERSATIONS:
+            yield bytes([limits]) + _START + steps
     bye = control_bytes(0x04)
-    yield b"\x04" + start + push + b"\x00" + bytes([len(bye)]) + bye
+    yield b"\x04" + _START + b"\x00" + bytes([len(bye)]) + bye
 
 
 if __name__ == "__main__":
-    engine.main(run_one, seeds())
+    engine.main(run_one, seeds(), max_input_bytes=512)
