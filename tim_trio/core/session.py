@@ -38,11 +38,14 @@ from tim_trio.protocol.messages import (
     Grant,
     GrantAnswer,
     Hello,
+    LinkPath,
+    LinkViewers,
     ListRooms,
     ListRoomsAnswer,
     Ping,
     Pong,
     Publish,
+    RegisterAccount,
     RegisterRoom,
     RegisterRoomAnswer,
     RemoveRoom,
@@ -71,9 +74,9 @@ _LAST_REQUEST: Final = 0x3F
 _FIRST_ANSWER: Final = 0x80
 _LAST_ANSWER: Final = 0xBF
 _CLOSE: Final = type_of(Close)
-_CREDIT: Final = type_of(Credit)
 _HELLO: Final = type_of(Hello)
-_SERVED_ONE_WAY: Final = frozenset({_CLOSE, _CREDIT})
+#: What needs no request_id. Only a mistake in it is answered.
+_ONE_WAY: Final = frozenset({type_of(Credit), type_of(LinkPath), type_of(LinkViewers)})
 _PING_STAMP: Final = 1
 
 
@@ -145,7 +148,7 @@ class Session:
         if number == _CLOSE:
             self._said_bye = True
             raise PeerClosed
-        if not frame.request_id and number not in _SERVED_ONE_WAY:
+        if not frame.request_id and number not in _ONE_WAY:
             if is_known_type(number):
                 raise RemoteProtocolError(f"a request of type {number:#04x} with request_id 0")
             return
@@ -223,6 +226,8 @@ class Session:
                 return Pong(stamp=request.stamp)
             case Authenticate():
                 return self._authenticate(request)
+            case RegisterAccount():
+                raise room_error(Code.NOT_SUPPORTED, "this server keeps no accounts")
         if self.member is None:
             raise room_error(Code.NOT_AUTHENTICATED)
         return await self._serve(self.member, request, frame.request_id, now)
