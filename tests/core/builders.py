@@ -7,7 +7,7 @@ about the wire.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -224,9 +224,27 @@ def make_peer(
     return Peer(node or Node(LIMITS), account, rights, Wire(budget))
 
 
-def make_room(node: Node | None = None, *, creator: str = "alice") -> Room:
+def make_room(
+    node: Node | None = None,
+    *,
+    creator: str = "alice",
+    mode: RoomMode = RoomMode.LIVE,
+    gather_ms: int = 0,
+    created_at: float = 0.0,
+    flush_at: Callable[[Room, float], None] = lambda room, when: None,
+) -> Room:
     """Return a room outside a manager."""
-    return Room(ROOM, creator, RoomMode.LIVE, 0, 300.0, 0.0, node or Node(LIMITS), "node")
+    return Room(
+        ROOM,
+        creator,
+        mode,
+        gather_ms,
+        300.0,
+        created_at,
+        node or Node(LIMITS),
+        "node",
+        flush_at=flush_at,
+    )
 
 
 def open_source(room: Room, publisher: Peer, token: bytes = TOKEN) -> Source:
@@ -236,8 +254,15 @@ def open_source(room: Room, publisher: Peer, token: bytes = TOKEN) -> Source:
     return source
 
 
-def join(room: Room, peer: Peer, start: StartFrom = StartFrom.GROUP, now: float = 0.0) -> None:
-    room.subscribe(peer.member, start, 1, now)
+def join(
+    room: Room,
+    peer: Peer,
+    start: StartFrom = StartFrom.GROUP,
+    *,
+    credit: int = 0,
+    request_id: int = 1,
+) -> None:
+    room.subscribe(peer.member, start, credit, request_id, 0.0)
 
 
 def of_kind(kind: type[T], items: Sequence[object]) -> list[T]:

@@ -62,7 +62,7 @@ class Node:
         return await self.manager.register(creator, RoomMode.LIVE, 0, idle_timeout_s, now)
 
     def subscribe(self, peer: Peer, number: int) -> None:
-        self.manager.subscribe(peer.member, number, StartFrom.GROUP, 1, 0.0)
+        self.manager.subscribe(peer.member, number, StartFrom.GROUP, 0, 1, 0.0)
 
     def publish(self, peer: Peer, number: int, token: bytes = TOKEN) -> Source:
         self.manager.publish(peer.member, number, token, 1, 0.0)

@@ -254,13 +254,32 @@ def test_a_connection_is_bounded_over_its_subscriptions() -> None:
     assert not outbox.has_room(11, Backlog(), 0.0)
 
 
-def test_a_node_is_bounded_over_its_connections() -> None:
-    node = Node(attrs.evolve(LIMITS, connection_backlog_bytes=2**22, control_backlog_bytes=2**22))
-    mine, other = make_peer(node, budget=0), make_peer(node, budget=0)
-    other.outbox.queue(bytes(LIMITS.node_backlog_bytes - 30), Backlog(), 0.0)
-    mine.outbox.queue(bytes(20), Backlog(), 0.0)
-    assert mine.outbox.has_room(10, Backlog(), 0.0)
-    assert not mine.outbox.has_room(11, Backlog(), 0.0)
+def hold(node: Node, size: int) -> None:
+    """Let another connection of the node have ``size`` bytes queued."""
+    node.backlog_bytes += size
+
+
+@pytest.mark.parametrize(
+    "taken, share", [(0.5, 1.0), (0.75, 0.5), (0.9, 0.2), (1.0, 0.0), (1.5, 0.0)]
+)
+def test_past_half_of_the_nodes_bound_everyones_shrinks(taken: float, share: float) -> None:
+    node = Node(attrs.evolve(LIMITS, node_backlog_bytes=2**20))
+    outbox, _ = make(0, node=node)
+    ledger = Backlog()
+    outbox.queue(bytes(100), ledger, 0.0)
+    hold(node, int(taken * 2**20) - 100)
+    bound = int(LIMITS.backlog_bytes * share)
+    assert outbox.has_room(max(1, bound - 100), ledger, 0.0) == (bound > 0)
+    assert not outbox.has_room(bound - 90, ledger, 0.0)
+    assert outbox.has_room(bound, Backlog(), 0.0)
+    assert not outbox.has_room(bound + 10, Backlog(), 0.0)
+
+
+def test_who_keeps_up_notices_nothing_of_a_full_node() -> None:
+    node = Node(LIMITS)
+    outbox, _ = make(0, node=node)
+    hold(node, 2 * LIMITS.node_backlog_bytes)
+    assert outbox.has_room(LIMITS.backlog_bytes, Backlog(), 0.0)
 
 
 def test_live_data_leaves_items_free_for_control_data() -> None:

@@ -22,7 +22,6 @@ from tests.core.builders import (
     make_room,
     of_kind,
     open_source,
-    parse,
     seqs,
 )
 from tim_trio.core import room as room_module
@@ -306,7 +305,7 @@ def test_a_joiner_gets_answer_init_group_and_then_live(stage: Stage) -> None:
     stage.send(INIT)
     stage.send(KEY, 0, KEY, 0)
     viewer = stage.peer()
-    stage.room.subscribe(viewer.member, StartFrom.GROUP, 77, 0.0)
+    join(stage.room, viewer, request_id=77)
     stage.send(0)
     first, *rest = viewer.new_with_ids()
     assert first == Received(
@@ -720,6 +719,4 @@ def test_a_room_is_shown_by_its_id() -> None:
 
 
 def test_a_new_rooms_idle_time_counts_from_its_making() -> None:
-    room = Room(ROOM, "alice", RoomMode.LIVE, 0, 300.0, 42.0, Node(LIMITS), "node")
-    assert room.last_frame_at == 42.0
-    assert parse(b"") == []
+    assert make_room(created_at=42.0).last_frame_at == 42.0

@@ -48,7 +48,7 @@ def track_at(next_seq: int, *, expected: int | None = None, ended: bool = False)
 
 def follow(source: Source, run: Run, budget: CacheBudget, arrival: int) -> None:
     """Note a run in its track as a room does."""
-    track = source.track_for(run.track, budget)
+    track = source.tracks.get(run.track) or source.new_track(run.track, budget)
     track.next_seq = run.last_seq + 1
     if run.init_bytes:
         track.init = run.data[: run.init_bytes]
@@ -144,18 +144,18 @@ def test_what_is_cut_off_leaves_a_run_like_one_read_later(
 
 
 def test_tracks_are_made_at_their_first_frame(source: Source, budget: CacheBudget) -> None:
-    track = source.track_for(3, budget)
-    assert source.track_for(3, budget) is track
+    track = source.new_track(3, budget)
+    assert source.tracks == {3: track}
     assert (track.number, track.expected, track.next_seq) == (3, 0, 0)
 
 
 def test_after_a_takeover_each_track_may_jump_once(source: Source, budget: CacheBudget) -> None:
-    track = source.track_for(0, budget)
+    track = source.new_track(0, budget)
     track.expected = 8
     peer = make_peer()
     source.hand_over(peer.member)
     assert source.owner is peer.member
-    assert [track.expected, source.track_for(1, budget).expected] == [None, None]
+    assert [track.expected, source.new_track(1, budget).expected] == [None, None]
 
 
 def test_the_state_of_a_track() -> None:
@@ -187,7 +187,7 @@ def test_a_source_tells_of_each_track(source: Source, budget: CacheBudget) -> No
 def test_a_track_whose_first_frame_was_refused_is_not_told_of(
     source: Source, budget: CacheBudget
 ) -> None:
-    track = source.track_for(0, budget)
+    track = source.new_track(0, budget)
     with pytest.raises(RemoteProtocolError):
         check_sequence(track, TrackWriter(next_seq=5).run(0))
     assert source.infos() == []
@@ -198,12 +198,12 @@ def test_a_track_whose_first_frame_was_refused_is_not_told_of(
 
 
 def received(source: Source, node: Node, *, with_groups: bool) -> list[object]:
-    return parse(source.snapshot(node, with_groups=with_groups).data)
+    return parse(source.opening(node, with_groups=with_groups).data)
 
 
 def test_a_snapshot_of_nothing_is_empty(source: Source, node: Node) -> None:
-    assert source.snapshot(node, with_groups=True).data == b""
-    assert source.snapshot(node, with_groups=False).data == b""
+    assert source.opening(node, with_groups=True).data == b""
+    assert source.opening(node, with_groups=False).data == b""
 
 
 def test_a_snapshot_is_the_inits_then_the_groups_in_order_of_arrival(
@@ -255,9 +255,9 @@ def test_joiners_share_one_piece_until_the_next_frame(
 ) -> None:
     picture = TrackWriter()
     follow(source, picture.run(KEY), budget, 1)
-    piece = source.snapshot(node, with_groups=True)
-    assert source.snapshot(node, with_groups=True) is piece
+    piece = source.opening(node, with_groups=True)
+    assert source.opening(node, with_groups=True) is piece
     follow(source, picture.run(0), budget, 2)
-    later = source.snapshot(node, with_groups=True)
+    later = source.opening(node, with_groups=True)
     assert later is not piece
     assert seqs(parse(later.data)) == [0, 1]

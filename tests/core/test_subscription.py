@@ -42,7 +42,7 @@ class Listener:
         self._budget = CacheBudget(self.node)
 
     def track(self, number: int = 0) -> Track:
-        return self.source.track_for(number, self._budget)
+        return self.source.tracks.get(number) or self.source.new_track(number, self._budget)
 
     def hear(self, run: Run, now: float = 0.0) -> None:
         """Offer a run, then note it in its track."""
