@@ -23,7 +23,7 @@ _INTERRUPTED: Final = 130
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 
-class _ServeByDefault(click.Group):
+class _Program(click.Group):
     """Without a command, or with an option in its place, serve."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -31,8 +31,19 @@ class _ServeByDefault(click.Group):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Here, for click would make it exit code 1. Python flushes once
+            # more at exit, and must find a file to do it to.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE_CLOSED
+        return result
 
-@click.group(cls=_ServeByDefault, context_settings=_SETTINGS)
+
+@click.group(cls=_Program, context_settings=_SETTINGS)
 def cli() -> None:
     """A relay for live streams. Without a command it serves.
 
@@ -53,7 +64,6 @@ def main() -> None:
 def _run() -> int:
     try:
         code = cli.main(prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else PROGRAM
         _complain(f"{error.format_message()} (see `{path} --help`)")
@@ -63,10 +73,6 @@ def _run() -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Python flushes once more at exit, and must find a file to do it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
     return code if isinstance(code, int) else 0
 
 

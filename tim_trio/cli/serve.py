@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from tim_trio._version import __version__
-from tim_trio.config import ConfigError, load_config, render_defaults
 
 
 @click.command()
@@ -37,6 +36,10 @@ def serve(tcp: tuple[str, ...], file: Path | None, settings: tuple[str, ...]) ->
 
     Prints "listening tcp HOST:PORT" for each listener once it accepts.
     """
+    # Imported here and not above: checking a configuration takes a library
+    # that is slow to load, and every `room info` would pay for it.
+    from tim_trio.config import ConfigError, load_config
+
     overrides: dict[str, object] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -49,7 +52,6 @@ def serve(tcp: tuple[str, ...], file: Path | None, settings: tuple[str, ...]) ->
         config = load_config(file=file, env=os.environ, overrides=overrides)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
-    # The server's own imports are not needed to print a help text.
     from tim_trio.app import run_server
 
     return run_server(config)
@@ -58,6 +60,8 @@ def serve(tcp: tuple[str, ...], file: Path | None, settings: tuple[str, ...]) ->
 @click.command()
 def config() -> None:
     """Print every key of the configuration with its default, as a TOML file."""
+    from tim_trio.config import render_defaults
+
     click.echo(render_defaults(), nl=False)
 
 

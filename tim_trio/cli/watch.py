@@ -90,6 +90,8 @@ async def _copy(
 ) -> None:
     """Write what is selected until the watch is over."""
     selection.begin(stream.sources)
+    if selection.outcome is Outcome.ENDED:
+        progress.say(f"the stream in room {stream.room} had already ended")
     while not selection.over:
         try:
             item: Item | None = await anext(stream)
@@ -125,7 +127,10 @@ def _finish(selection: Selection, stream: Subscription, output: Output) -> int:
             output.keep()
         case Outcome.GAP:
             output.keep()
-            _warn(f"{selection.missing_frames} frames are missing")
+            _warn(
+                f"{selection.missing_frames} frames are missing: they came faster than they "
+                "could be taken (push with --rate, or into a reliable room)"
+            )
         case Outcome.CUT_OFF if stream.closed is not None:
             _warn(str(stream.closed))
         case Outcome.CUT_OFF:
