@@ -1,6 +1,12 @@
 """``python -m tim_trio``."""
 
-from tim_trio.cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        # Within, for Ctrl-C may come while modules still load.
+        from tim_trio.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.net.scripted_server import (
@@ -385,3 +387,25 @@ async def test_a_list_comes_in_pages() -> None:
         nursery.start_soon(serve)
         assert [one.room for one in await client.list_rooms()] == [ROOM, ROOM + 1, ROOM + 2]
     assert asked == [0, ROOM + 1]
+
+
+def _control(kind: int, fields: bytes) -> bytes:
+    return (8 + len(fields)).to_bytes(4, "big") + bytes([kind, 0, 0, 0, 0, 0, 0, 3]) + fields
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.lists(st.builds(_control, st.integers(0, 255), st.binary(max_size=40)), max_size=5).map(
+            b"".join
+        ),
+    )
+)
+def test_any_bytes_of_a_server_are_ignored_or_end_the_connection(data: bytes) -> None:
+    async def feed() -> None:
+        async with client_and_server() as (client, server):
+            await server.stream.send_all(data)
+            await server.stream.aclose()
+            await client._connection.wait_over()
+
+    trio.run(feed)
