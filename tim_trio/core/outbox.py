@@ -104,10 +104,6 @@ class SharedPiece:
                 self._node.pinned_bytes -= len(self.data)
 
 
-def _nothing() -> None:
-    pass
-
-
 class Outbox:
     """The sending side of one connection. One writer task drains it.
 
@@ -357,4 +353,4 @@ class Outbox:
         self._batch.clear()
         # The callbacks lead back to the owner: without this cycle it is freed
         # at once, not by a pass of the garbage collector.
-        self._start_writer = self._on_abort = _nothing
+        self._start_writer = self._on_abort = lambda: None
