@@ -24,6 +24,7 @@ from tim_trio.core.room import Room
 from tim_trio.core.sources import Source
 from tim_trio.errors import ClusterError, Code, RoomError
 from tim_trio.protocol.messages import (
+    Close,
     ListScope,
     PublishAnswer,
     PushAsked,
@@ -711,6 +712,73 @@ async def test_publishers_are_told_of_viewers_once_per_interval_and_change(
     assert node.alice.new() == [Viewers(room=room.number, viewers=2)]
     await trio.sleep(20)
     assert node.alice.new() == []
+    nursery.cancel_scope.cancel()
+
+
+async def gathered(node: Node, gather_ms: int) -> tuple[Room, Peer, Source, TrackWriter]:
+    room = await node.manager.register(
+        node.alice.member, RoomMode.LIVE, gather_ms, 0, trio.current_time()
+    )
+    viewer = node.peer("eve")
+    source = node.publish(node.alice, room.number)
+    node.subscribe(viewer, room.number)
+    viewer.new()
+    return room, viewer, source, TrackWriter(room.number)
+
+
+async def test_what_rooms_gather_is_sent_when_each_ones_time_comes(
+    node: Node, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(node.manager.run_gathering)
+    rooms = [await gathered(node, gather_ms) for gather_ms in (500, 100, 900)]
+    for room, _, source, writer in rooms:
+        room.push(source, writer.run(0), trio.current_time())
+
+    def sent() -> list[int]:
+        return [len(viewer.frames()) for _, viewer, _, _ in rooms]
+
+    await trio.sleep(0.09)
+    assert sent() == [0, 0, 0]
+    await trio.sleep(0.02)
+    assert sent() == [0, 1, 0]
+    room, _, source, writer = rooms[1]
+    room.push(source, writer.run(0), trio.current_time())
+    await trio.sleep(0.11)
+    assert sent() == [0, 1, 0]
+    await trio.sleep(0.3)
+    assert sent() == [1, 0, 0]
+    await node.manager.remove(node.alice.member, rooms[2][0].number, trio.current_time())
+    assert sent() == [0, 0, 1]
+    await trio.sleep(1)
+    assert sent() == [0, 0, 0]
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_holds_up_a_reliable_room_too_long_is_closed(
+    node: Node, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(node.manager.run_pacing)
+    await node.room()
+    room = await node.manager.register(
+        node.alice.member, RoomMode.RELIABLE, 0, 0, trio.current_time()
+    )
+    slow, quick = node.peer("slow"), node.peer("quick")
+    source = node.publish(node.alice, room.number)
+    for peer in (slow, quick):
+        node.subscribe(peer, room.number)
+        peer.new()
+    node.manager.credit(quick.member, room.number, source.number, 10**9)
+    node.manager.credit(node.alice.member, room.number, source.number, 10**9)
+    writer = TrackWriter(room.number)
+    for _ in range(8):
+        room.push(source, writer.run(0, size=1000), trio.current_time())
+    await trio.sleep(10)
+    assert slow.aborts == 0
+    await trio.sleep(2)
+    assert (slow.aborts, slow.outbox.close_code) == (1, Code.SLOW_CONSUMER)
+    (close,) = of_kind(Close, slow.new())
+    assert (close.code, close.retry) == (Code.SLOW_CONSUMER, True)
+    assert quick.aborts == 0
     nursery.cancel_scope.cancel()
 
 

@@ -31,6 +31,7 @@ from tim_trio.core.sources import Source
 from tim_trio.errors import Code, RemoteProtocolError, RoomError
 from tim_trio.protocol.layout import UNLIMITED_CREDIT
 from tim_trio.protocol.messages import (
+    Credit,
     Gap,
     GapReason,
     PublishAnswer,
@@ -53,6 +54,7 @@ from tim_trio.protocol.messages import (
 )
 from tim_trio.protocol.room_ids import format_room_id
 from tim_trio.protocol.runs import Run
+from tim_trio.protocol.stream import StreamFrame
 
 OTHER_TOKEN = bytes(16)
 
@@ -60,9 +62,15 @@ OTHER_TOKEN = bytes(16)
 class Stage:
     """A room with a publisher, its source, and whoever joins."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, mode: RoomMode = RoomMode.LIVE, gather_ms: int = 0) -> None:
         self.node = Node(LIMITS)
-        self.room: Room = make_room(self.node)
+        self.flushes: list[float] = []
+        self.room: Room = make_room(
+            self.node,
+            mode=mode,
+            gather_ms=gather_ms,
+            flush_at=lambda room, when: self.flushes.append(when),
+        )
         self.alice: Peer = make_peer(self.node)
         self.source: Source = open_source(self.room, self.alice)
         self.writer = TrackWriter()
@@ -632,7 +640,227 @@ def test_viewers_goes_once_to_each_publishing_connection(stage: Stage) -> None:
     assert not stage.room.viewers_changed
 
 
+# Gathering
+
+
+@pytest.fixture
+def gathering() -> Stage:
+    return Stage(gather_ms=50)
+
+
+def test_small_runs_wait_to_share_a_send(gathering: Stage) -> None:
+    viewer = gathering.viewer()
+    writes = len(viewer.wire.writes)
+    sound = TrackWriter(track=1)
+    gathering.push(gathering.writer.run(0, 0), 1.0)
+    gathering.push(sound.run(0), 1.02)
+    assert viewer.new() == []
+    assert gathering.flushes == [1.05]
+    gathering.room.flush(1.05)
+    gathering.room.flush(1.05)
+    assert seqs(viewer.new()) == [0, 1, 0]
+    assert len(viewer.wire.writes) == writes + 1
+    gathering.push(gathering.writer.run(0), 2.0)
+    assert gathering.flushes == [1.05, 2.05]
+
+
+@pytest.mark.parametrize("flags", [INIT, KEY, END])
+def test_what_must_not_wait_goes_at_once_behind_what_waited(gathering: Stage, flags: int) -> None:
+    viewer = gathering.viewer()
+    gathering.send(0)
+    gathering.send(flags)
+    assert seqs(viewer.new()) == [0, 1]
+
+
+def test_much_does_not_wait(gathering: Stage) -> None:
+    viewer = gathering.viewer()
+    for _ in range(4):
+        gathering.send(0, size=4000)
+    assert viewer.new() == []
+    gathering.send(0, size=4000)
+    assert seqs(viewer.new()) == [0, 1, 2, 3, 4]
+
+
+def test_a_joiner_gets_nothing_from_before_that_waited(gathering: Stage) -> None:
+    first = gathering.viewer()
+    gathering.send(0)
+    second = gathering.peer()
+    join(gathering.room, second)
+    gathering.send(0)
+    gathering.room.flush(0.0)
+    assert (seqs(first.new()), seqs(second.new())) == ([0, 1], [1])
+
+
+def test_events_stand_behind_what_waited(gathering: Stage) -> None:
+    viewer = gathering.viewer()
+    gathering.send(0)
+    open_source(gathering.room, gathering.alice, OTHER_TOKEN)
+    assert [type(each) for each in viewer.new()] == [StreamFrame, SourceJoined]
+    gathering.send(0)
+    gathering.take_over()
+    gathering.writer.next_seq = 5
+    gathering.send(0)
+    gathering.room.end_source(gathering.source, SourceLeftReason.UNPUBLISHED, 0.0)
+    kinds = [type(each) for each in viewer.new()]
+    assert kinds == [StreamFrame, Gap, StreamFrame, SourceLeft]
+
+
+def test_a_room_closes_behind_what_waited(gathering: Stage) -> None:
+    viewer = gathering.viewer()
+    gathering.send(0)
+    close(gathering)
+    assert [type(each) for each in viewer.new()] == [StreamFrame, RoomClosed]
+
+
+def test_who_lags_is_offered_what_was_gathered_run_by_run(gathering: Stage) -> None:
+    slow = gathering.viewer(budget=0)
+    gathering.send(KEY, size=4000)
+    for _ in range(3):
+        gathering.send(0, size=1000)
+    gathering.room.flush(0.0)
+    slow.drain()
+    gathering.send(KEY)
+    received = slow.new()
+    assert seqs(received) == [0, 4]
+    assert received[1] == gap(1, 3, GapReason.LAGGED)
+
+
+# Reliable rooms
+
+
+@pytest.fixture
+def reliable() -> Stage:
+    return Stage(mode=RoomMode.RELIABLE)
+
+
+WINDOW = LIMITS.backlog_bytes + LIMITS.max_frame_bytes
+
+
+def test_a_reliable_source_is_told_its_credit(reliable: Stage) -> None:
+    reliable.room.publish(reliable.alice.member, TOKEN, 2, 0.0)
+    (answer,) = of_kind(PublishAnswer, reliable.alice.new())
+    assert (answer.mode, answer.received, answer.credit) == (RoomMode.RELIABLE, 0, WINDOW)
+
+
+def test_what_came_before_anyone_is_held_for_the_first_subscriber(reliable: Stage) -> None:
+    reliable.send(0, 0)
+    reliable.send(KEY, size=1000)
+    first, second = reliable.peer(), reliable.peer()
+    join(reliable.room, first)
+    join(reliable.room, second)
+    reliable.send(0)
+    assert seqs(first.new()) == [0, 1, 2, 3]
+    assert seqs(second.new()) == [2, 3]
+
+
+def test_the_publisher_moves_at_the_pace_of_the_slowest(reliable: Stage) -> None:
+    slow, quick = reliable.viewer(budget=0), reliable.viewer()
+    for peer in (slow, quick):
+        reliable.room.grant_credit(peer.subscription, 1, 10**9)
+    sent = 0
+    while sent + 1000 <= WINDOW:
+        reliable.send(0, size=1000)
+        sent += 1000
+    assert of_kind(Credit, reliable.alice.new()) == []
+    assert slow.subscription.lagging == {}
+    slow.drain()
+    granted = [each.limit for each in of_kind(Credit, reliable.alice.new())]
+    assert granted[-1] == sent + WINDOW
+    assert seqs(slow.new()) == seqs(quick.new())
+
+
+def test_past_its_credit_a_publisher_is_closed(reliable: Stage) -> None:
+    reliable.viewer(budget=0)
+    for _ in range(WINDOW // 1000):
+        reliable.send(0, size=1000)
+    with pytest.raises(RemoteProtocolError) as caught:
+        reliable.send(0, size=1000)
+    assert caught.value.code is Code.CREDIT_EXCEEDED
+
+
+def test_repeats_after_a_takeover_give_their_credit_back(reliable: Stage) -> None:
+    viewer = reliable.viewer()
+    reliable.room.grant_credit(viewer.subscription, 1, 10**9)
+    for _ in range(4):
+        reliable.send(0, size=1000)
+    other = reliable.take_over()
+    other.new()
+    reliable.writer.next_seq = 0
+    for _ in range(4):
+        reliable.send(0, size=1000)
+    assert [each.limit for each in of_kind(Credit, other.new())][-1] == 8000 + WINDOW
+    assert seqs(viewer.new()) == [0, 1, 2, 3]
+
+
+def test_a_lingering_source_is_told_no_credit(reliable: Stage) -> None:
+    viewer = reliable.viewer(budget=0)
+    reliable.room.grant_credit(viewer.subscription, 1, 10**9)
+    for _ in range(4):
+        reliable.send(0, size=1000)
+    reliable.room.lose_owner(reliable.source, 5.0, 0.0)
+    reliable.alice.new()
+    viewer.drain()
+    assert reliable.alice.new() == []
+    again = reliable.take_over()
+    (answer,) = of_kind(PublishAnswer, again.new())
+    assert (answer.received, answer.credit) == (4000, 4000 + WINDOW)
+
+
+def test_a_source_that_joins_later_counts_everyone_from_its_start(reliable: Stage) -> None:
+    viewer = reliable.viewer(budget=0)
+    second = open_source(reliable.room, reliable.alice, OTHER_TOKEN)
+    writer = TrackWriter(source=second.number)
+    reliable.room.push(second, writer.run(0, size=1000), 0.0)
+    assert second.pace is not None
+    assert second.pace.flow(viewer.subscription).pending_bytes > 0
+    reliable.room.unsubscribe(viewer.member)
+    viewer.outbox.discard()
+    assert is_idle_but_room(reliable.node)
+
+
+def test_credit_for_what_is_not_there_is_ignored(reliable: Stage, stage: Stage) -> None:
+    viewer = reliable.viewer()
+    reliable.room.grant_credit(viewer.subscription, 9, 10**9)
+    live = stage.viewer()
+    stage.room.grant_credit(live.subscription, 1, 10**9)
+    assert live.new() == viewer.new() == []
+
+
+def test_who_holds_a_reliable_source_up_is_found(reliable: Stage, stage: Stage) -> None:
+    slow, quick = reliable.viewer(budget=0), reliable.viewer()
+    for peer in (slow, quick):
+        reliable.room.grant_credit(peer.subscription, 1, 10**9)
+    for _ in range(WINDOW // 1000):
+        reliable.send(0, size=1000)
+    patience = LIMITS.reliable_patience_s
+    assert reliable.room.find_slow(0.0) == []
+    assert reliable.room.find_slow(patience) == [slow.subscription]
+    stage.viewer(budget=0)
+    stage.send(0, size=4000)
+    assert stage.room.find_slow(patience) == []
+
+
+def test_tracks_are_bounded_per_room_and_freed_with_their_source() -> None:
+    node = Node(limits(max_tracks_per_room=2))
+    room, alice = make_room(node), make_peer(node)
+    source = open_source(room, alice)
+    for track in (0, 1):
+        room.push(source, TrackWriter(track=track).run(0), 0.0)
+    with pytest.raises(RemoteProtocolError) as caught:
+        room.push(source, TrackWriter(track=2).run(0), 0.0)
+    assert caught.value.code is Code.FLOODING
+    room.end_source(source, SourceLeftReason.CONNECTION_LOST, 0.0)
+    source = open_source(room, alice)
+    assert room.push(source, TrackWriter(source=2, track=5).run(0), 0.0) == 0
+    assert source.forwarded == 1
+
+
 # The end
+
+
+def is_idle_but_room(node: Node) -> bool:
+    """Say whether nothing is queued, cached or subscribed."""
+    return not any((node.backlog_bytes, node.pinned_bytes, node.lagging, node.subscriptions))
 
 
 def close(stage: Stage) -> RoomClosed:

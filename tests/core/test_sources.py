@@ -19,6 +19,7 @@ from tests.core.builders import (
 from tests.protocol.builders import frames_of_run
 from tim_trio.core.cache import CacheBudget, GroupCache
 from tim_trio.core.node import Node
+from tim_trio.core.pace import Pace
 from tim_trio.core.sources import Source, Track, check_sequence
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.protocol.messages import TrackInfo, TrackState
@@ -261,3 +262,18 @@ def test_joiners_share_one_piece_until_the_next_frame(
     later = source.opening(node, with_groups=True)
     assert later is not piece
     assert seqs(parse(later.data)) == [0, 1]
+
+
+def test_what_a_reliable_room_held_is_the_first_subscribers(
+    source: Source, node: Node, budget: CacheBudget
+) -> None:
+    picture = TrackWriter()
+    source.pace = Pace(10**6, 4096, lambda limit: None)
+    for arrival, run in enumerate([picture.run(INIT), picture.run(0), picture.run(KEY)]):
+        assert source.pace.held is not None
+        source.pace.held.append(run.data)
+        follow(source, run, budget, arrival)
+    for with_groups in (True, False):
+        assert seqs(received(source, node, with_groups=with_groups)) == [0, 1, 2]
+    source.pace.held = None
+    assert seqs(received(source, node, with_groups=True)) == [0, 2]
