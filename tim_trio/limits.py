@@ -88,7 +88,7 @@ class Limits:
     outbox_items: int = _bound(
         8192,
         "items",
-        "pieces queued per connection; keeps the overhead of tiny frames bounded",
+        "pieces of live data queued per connection; bounds the overhead of tiny frames",
         least=64,
     )
     stall_timeout_s: float = _bound(
@@ -167,6 +167,12 @@ class Limits:
     )
     idle_timeout_s: float = _bound(
         300.0, "seconds", "without a stream frame before a room is destroyed", least=0.05
+    )
+    max_room_init_bytes: int = _bound(
+        4 * MIB,
+        "bytes",
+        "pinned INIT frames of all tracks of one room, beside its cache",
+        least=64 * KIB,
     )
     max_tracks_per_room: int = _bound(
         16_384,

@@ -289,6 +289,10 @@ class RoomManager:
             raise room_error(Code.ALREADY_SUBSCRIBED)
         if len(member.subscriptions) >= self.node.limits.max_subscriptions:
             raise room_error(Code.TOO_MANY_SUBSCRIPTIONS)
+        if member.outbox.shared_bytes > self.node.limits.connection_backlog_bytes:
+            # It subscribes and does not read: what newcomers get first is not
+            # bounded by any subscription's backlog.
+            raise room_error(Code.UNAVAILABLE, "read what is on its way first")
         room.subscribe(member, start, credit, request_id, now)
 
     def unsubscribe(self, member: Member, number: int) -> None:

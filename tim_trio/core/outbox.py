@@ -123,7 +123,6 @@ class Outbox:
         "_pieces",
         "_receive",
         "_send",
-        "_shared_pending",
         "_start_writer",
         "caught_up_at",
         "close_code",
@@ -131,6 +130,7 @@ class Outbox:
         "control",
         "live_bytes",
         "pending_bytes",
+        "shared_bytes",
         "transmit",
     )
 
@@ -151,7 +151,8 @@ class Outbox:
         #: When the last cached group was sent: live data queued behind it
         #: has not been slow before that moment.
         self.caught_up_at = -math.inf
-        self._shared_pending = 0
+        #: Queued bytes of cached groups, which no subscription pays for.
+        self.shared_bytes = 0
         self._node = node
         self._start_writer = start_writer
         self._on_abort = on_abort
@@ -181,7 +182,7 @@ class Outbox:
         if backlog.pending_bytes:
             if backlog.pending_bytes + size > bound:
                 return False
-            if not self._shared_pending:
+            if not self.shared_bytes:
                 waiting_since = max(backlog.oldest, self.caught_up_at)
                 if now - waiting_since > limits.backlog_age_s:
                     return False
@@ -241,7 +242,7 @@ class Outbox:
         self.pending_bytes += size
         ledger.charge(size, now)
         if isinstance(ledger, SharedPiece):
-            self._shared_pending += 1
+            self.shared_bytes += size
         else:
             self.live_bytes += size
             self._node.backlog_bytes += size
@@ -332,7 +333,7 @@ class Outbox:
     def _settle_one(self, ledger: Ledger, taken: int, *, done: bool) -> None:
         ledger.settle(taken, done=done)
         if isinstance(ledger, SharedPiece):
-            self._shared_pending -= done
+            self.shared_bytes -= taken
         else:
             self.live_bytes -= taken
             self._node.backlog_bytes -= taken

@@ -61,10 +61,12 @@ class Pace:
         passed: bytes handed on to subscribers; repeats do not count.
         received: bytes read from the publisher, repeats included.
         told: the total the publisher may reach, in terms of ``received``.
-        held: what came before anyone had subscribed, for the first to come.
+        hold: bytes that may come before anyone has subscribed.
+        held: what has come so far, for the first to subscribe.
     """
 
     window: int
+    hold: int
     _max_frame_bytes: int
     _tell: Callable[[int], None]
     passed: int = 0
@@ -75,7 +77,7 @@ class Pace:
     _slowest: Flow | None = None
 
     def __attrs_post_init__(self) -> None:
-        self.told = self.window
+        self.told = self.hold
 
     def flow(self, subscription: Subscription) -> Flow:
         return self._flows[subscription]
@@ -122,7 +124,7 @@ class Pace:
             headroom = slowest.allowed - self.passed
             is_idle = not slowest.pending_bytes
         elif self.held is not None:
-            headroom = self.window - self.passed
+            headroom = self.hold - self.passed
             is_idle = False
         else:
             return  # everyone has left: the source waits for the next

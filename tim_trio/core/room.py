@@ -86,6 +86,7 @@ class Room:
     _tokens: dict[bytes, Source] = attrs.field(factory=dict)
     _next_source: int = 1
     _tracks: int = 0
+    _init_bytes: int = 0
     _arrivals: int = 0
     _audience: Audience = attrs.field(factory=Audience)
     # Runs that wait to share a send, oldest first, and their bytes.
@@ -157,8 +158,7 @@ class Room:
         frames = fresh.last_seq - fresh.first_seq + 1
         track.next_seq = fresh.last_seq + 1
         if fresh.init_bytes:
-            track.init = fresh.data[: fresh.init_bytes]
-            source.changed()
+            self._pin_init(source, track, fresh.data[: fresh.init_bytes])
         if fresh.last_key >= 0:
             track.keyed = True
         if fresh.end_offset >= 0:
@@ -182,6 +182,14 @@ class Room:
             raise RemoteProtocolError(f"more than {self._tracks} tracks in a room", Code.FLOODING)
         self._tracks += 1
         return source.new_track(number, self._budget)
+
+    def _pin_init(self, source: Source, track: Track, init: bytes) -> None:
+        size = self._init_bytes + len(init) - len(track.init or b"")
+        if size > self._node.limits.max_room_init_bytes:
+            raise RemoteProtocolError(f"{size} bytes of INITs in a room", Code.FLOODING)
+        self._init_bytes = size
+        track.init = init
+        source.changed()
 
     def _send_reliably(self, run: Run, pace: Pace, now: float) -> None:
         if pace.held is not None:
@@ -263,6 +271,7 @@ class Room:
             if piece.data:
                 outbox.put(piece.data, piece, now)
             if source.pace is not None:
+                self._release_held(source)
                 source.pace.join(subscription)
             elif wants_groups:
                 for track in source.tracks.values():
@@ -341,9 +350,18 @@ class Room:
 
         limits = self._node.limits
         window = limits.backlog_bytes + limits.max_frame_bytes
-        source.pace = Pace(window, limits.max_frame_bytes, tell)
+        # What is held for the first subscriber counts as cache; where there
+        # is no room for it, the source waits for that subscriber.
+        hold = window if not self._audience and self._budget.take(window) else 0
+        source.pace = Pace(window, hold, limits.max_frame_bytes, tell)
         for subscription in self._audience:
             source.pace.join(subscription)
+
+    def _release_held(self, source: Source) -> None:
+        pace = source.pace
+        if pace is not None and pace.hold:
+            self._budget.give_back(pace.hold)
+            pace.hold = 0
 
     def grant_credit(self, subscription: Subscription, number: int, limit: int) -> None:
         """A subscriber takes more of a source; ignored where that means nothing."""
@@ -388,6 +406,8 @@ class Room:
         del self.sources[source.number]
         del self._tokens[source.token]
         source.drop_caches()
+        self._release_held(source)
+        self._init_bytes -= sum(len(track.init or b"") for track in source.tracks.values())
         self._tracks -= len(source.tracks)
         if source.owner is not None:
             source.owner.release(self, source)

@@ -5,6 +5,7 @@ Source: protocol.md, sections 4 and 8.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -82,7 +83,10 @@ class Source:
     discarded: int = 0
     pace: Pace | None = None
     _taken_over: bool = False
-    _snapshot: SharedPiece | None = None
+    # What joiners get, made for the first of them and shared until it
+    # changes: with the cached groups, and with the INITs alone.
+    _groups_piece: SharedPiece | None = None
+    _inits_piece: SharedPiece | None = None
 
     def new_track(self, number: int, budget: CacheBudget) -> Track:
         """Return a track, made at its first frame."""
@@ -111,38 +115,50 @@ class Source:
         return SourceInfo(source=self.number, account=self.account, left=left, tracks=tracks)
 
     def changed(self) -> None:
-        """Forget the snapshot: a frame has come since."""
-        self._snapshot = None
+        """A frame has come: what joiners get is to be made anew."""
+        if self._groups_piece is not None:
+            self._groups_piece.settle(0, done=True)
+            self._groups_piece = None
+        if self._inits_piece is not None:
+            self._inits_piece.settle(0, done=True)
+            self._inits_piece = None
 
     def opening(self, node: Node, *, with_groups: bool) -> SharedPiece:
         """Return what a joiner gets first, as one piece: each track's INIT,
         then the cached groups of all tracks in arrival order.
 
-        The piece with groups is shared by everyone who joins before the next
-        frame. It may be empty. In a reliable room the first to subscribe gets
-        all that was held for it instead.
+        Shared by everyone who joins before the next frame, and counted while
+        it is kept here. It may be empty. In a reliable room the first to
+        subscribe gets all that was held for it instead.
         """
         if self.pace is not None and self.pace.held is not None:
             return SharedPiece(b"".join(self.pace.held), node)
-        if not with_groups:
-            inits = [track.init for track in self.tracks.values() if track.init is not None]
-            return SharedPiece(b"".join(inits), node)
-        if self._snapshot is None:
-            pieces: list[bytes] = []
-            runs: list[tuple[int, bytes]] = []
-            for track in self.tracks.values():
-                init = track.cache.init if track.cache.runs else track.init
-                if init is not None:
-                    pieces.append(init)
+        piece = self._groups_piece if with_groups else self._inits_piece
+        if piece is None:
+            piece = SharedPiece(b"".join(self._opening_parts(with_groups=with_groups)), node)
+            piece.charge(0, 0.0)
+            if with_groups:
+                self._groups_piece = piece
+            else:
+                self._inits_piece = piece
+        return piece
+
+    def _opening_parts(self, *, with_groups: bool) -> Iterator[bytes]:
+        runs: list[tuple[int, bytes]] = []
+        for track in self.tracks.values():
+            init = track.init
+            if with_groups and track.cache.runs:
+                init = track.cache.init
                 runs += track.cache.runs
-            # Arrival numbers are unique, so the bytes are never compared.
-            runs.sort()
-            pieces += [data for _, data in runs]
-            self._snapshot = SharedPiece(b"".join(pieces), node)
-        return self._snapshot
+            if init is not None:
+                yield init
+        # Arrival numbers are unique, so the bytes are never compared.
+        runs.sort()
+        for _, data in runs:
+            yield data
 
     def drop_caches(self) -> None:
-        self._snapshot = None
+        self.changed()
         for track in self.tracks.values():
             track.cache.drop()
 
