@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.protocol.builders import ROOM, control_bytes, load_vectors, split
-from tim_trio.errors import LocalProtocolError
+from tim_trio.errors import Code, LocalProtocolError
 from tim_trio.protocol import messages, wire
 from tim_trio.protocol.messages import (
     AuthenticateAnswer,
@@ -23,6 +23,7 @@ from tim_trio.protocol.messages import (
     UnreadableFields,
     decode,
     encode,
+    encode_close,
     is_account_name,
     is_known_type,
     type_of,
@@ -156,6 +157,14 @@ def test_worked_examples() -> None:
     )  # fmt: skip
     close = Close(code=1000, retry=True, retry_after_ms=0, text="")
     assert decode(0x04, fields_of(close)) == close
+
+
+@pytest.mark.parametrize("code", [code for code in Code if code < 2000])
+def test_a_close_says_only_its_codes_name(code: Code) -> None:
+    close = decode(0x04, encode_close(code)[12:])
+    assert close == Close(
+        code=code, retry=code < 1100, retry_after_ms=0, text=code.label.replace("_", " ")
+    )
 
 
 def test_secrets_stay_out_of_logs() -> None:
