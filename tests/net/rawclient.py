@@ -62,7 +62,7 @@ def frame(
     track: int = 0,
     flags: int = Flag.NONE,
 ) -> StreamFrame:
-    return StreamFrame(room, source, track, seq, 1000 * seq, flags, payload)
+    return StreamFrame(room, source, track, seq, seq % 2**53, flags, payload)
 
 
 def to_bytes(*what: object, request_ids: itertools.count[int] | None = None) -> bytes:

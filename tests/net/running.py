@@ -144,12 +144,12 @@ async def _assert_nothing_held(server: Server) -> None:
     assert node.subscriptions == 0
     assert node.lagging == 0
     assert node.backlog_bytes == 0
-    assert node.pinned_bytes == 0
     for room in list(server.manager.rooms.values()):
         assert room.viewers == 0
         await server.manager.close(room, messages.RoomClosedReason.REMOVED, trio.current_time())
     assert node.rooms == 0
     assert node.cache_bytes == 0
+    assert node.pinned_bytes == 0
 
 
 @asynccontextmanager
