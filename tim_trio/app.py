@@ -83,6 +83,7 @@ async def _stop_on_signal(
         nursery.start_soon(_drain, server, nursery.cancel_scope)
         await anext(aiter(signals))
         _log.info("stopping at once")
+        everything.cancel()  # the drain too: this nursery would wait for it
     everything.cancel()
 
 
