@@ -261,7 +261,10 @@ class Room:
             room=self.number,
             mode=self.mode,
             gather_ms=self.gather_ms,
-            sources=[*self._left, *(source.info(offered=offered) for source in sources)],
+            sources=[
+                *self._left,
+                *(source.info(offered=offered or source.holds) for source in sources),
+            ],
             path=[self._node_name],
         )
         outbox.put_control(encode(answer, request_id), now)

@@ -104,7 +104,7 @@ class Source:
     def infos(self, *, offered: bool = False) -> list[TrackInfo]:
         """Return the tracks seen so far; one whose first frame was refused has not been."""
         return [
-            track.info(offered=offered and bool(track.cache.runs))
+            track.info(offered=offered and (self.holds or bool(track.cache.runs)))
             for track in self.tracks.values()
             if track.next_seq
         ]
@@ -113,6 +113,11 @@ class Source:
         """Return what the answer to SUBSCRIBE says; ``offered``: with its cached groups."""
         tracks = self.infos(offered=offered)
         return SourceInfo(source=self.number, account=self.account, left=left, tracks=tracks)
+
+    @property
+    def holds(self) -> bool:
+        """Frames are held for the first subscriber of a reliable room."""
+        return self.pace is not None and self.pace.held is not None
 
     def changed(self) -> None:
         """A frame has come: what joiners get is to be made anew."""
