@@ -196,9 +196,7 @@ class Server:
             if refusal is not None:
                 self._refuse(sock, address, refusal)
                 continue
-            connection = self._admit(sock, address)
-            if connection is not None:
-                nursery.start_soon(self._run, connection)
+            self._admit(sock, address, nursery)
 
     def _refusal(self, address: str) -> Code | None:
         """Return why a connection from ``address`` is refused; None when it is welcome."""
@@ -234,10 +232,11 @@ class Server:
             if connection.session.member is not None:
                 del self._newcomers[connection]
 
-    def _admit(self, sock: socket.socket, address: str) -> TcpConnection | None:
-        """Count a connection in, at once: the next of a burst is measured against it.
+    def _admit(self, sock: socket.socket, address: str, nursery: trio.Nursery) -> None:
+        """Count a connection in at once, for the next of a burst is measured
+        against it, and start it.
 
-        None when its socket is dead already.
+        Not a part of `_accept`, whose variables would keep the last one alive.
         """
         rights = Right.REGISTER_ROOMS
         if is_loopback(address):
@@ -247,12 +246,12 @@ class Server:
         except OSError:  # some systems refuse options on a socket that was reset
             sock.close()
             self.node.count_close(None)
-            return None
+            return
         self.connections.add(connection)
         self._newcomers[connection] = None
         self._per_address[address] += 1
         self.node.connections += 1
-        return connection
+        nursery.start_soon(self._run, connection)
 
     async def _run(self, connection: TcpConnection) -> None:
         """Serve one connection; the boundary that keeps its faults from the others."""
