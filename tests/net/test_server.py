@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import socket
 from collections.abc import Iterator
@@ -24,8 +25,12 @@ from tests.net.rawclient import (
     to_bytes,
 )
 from tests.net.running import Running, eventually, open_descriptors, running_server
+from tim_trio.core.member import Member
+from tim_trio.core.outbox import Outbox
+from tim_trio.core.session import Session
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
+from tim_trio.net.connection import TcpConnection
 from tim_trio.net.server import ListenError, describe, is_loopback, open_listeners
 from tim_trio.protocol import messages
 from tim_trio.protocol.layout import MAX_GREETING_BYTES, Flag
@@ -457,6 +462,47 @@ async def test_a_client_that_stops_sending_is_lost() -> None:
         assert await client.next() is None
         await running.until_gone()
         assert running.node.closes == {"lost": 1}
+
+
+def _alive() -> list[object]:
+    """Return what is there of any connection, dead or alive."""
+    kinds = (TcpConnection, Session, Outbox, Member)
+    return [each for each in gc.get_objects() if isinstance(each, kinds)]
+
+
+@pytest.mark.parametrize("how", ["bye", "lost", "offence", "closed"])
+async def test_a_dead_connection_is_freed_without_the_garbage_collector(how: str) -> None:
+    """`tim_trio.app` makes full passes rare, so cycles would pile up."""
+    gc.collect()
+    async with running_server(Limits(linger_s=0)) as running:
+        client = await running.connect(None)
+        await running.until_connected(1)
+        assert len(_alive()) == 3
+        await client.greet()
+        room = await client.register()
+        await client.subscribe(room)
+        await client.publish(room)
+        await client.send(frame(room, 0))
+        await client.expect(messages.Viewers)
+        await client.expect(messages.SourceJoined)
+        await client.expect_frames(room, 0, 0)
+        gc.disable()
+        try:
+            match how:
+                case "bye":
+                    await client.send(bye())
+                    await client.expect_close(Code.BYE)
+                case "lost":
+                    client.reset()
+                case "offence":
+                    await client.send(HELLO)
+                    await client.expect_close(Code.PROTOCOL_ERROR)
+                case _:
+                    client.close()
+            await running.until_gone()
+            await eventually(lambda: not _alive(), "all of it is to be freed")
+        finally:
+            gc.enable()
 
 
 # Draining
