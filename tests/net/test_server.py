@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import itertools
+import os
 import socket
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Final, cast
 
 import attrs
 import pytest
+import structlog
 import trio
 
 from tests.net.rawclient import (
@@ -620,6 +623,86 @@ def test_describe() -> None:
 )
 def test_is_loopback(address: str, expected: bool) -> None:
     assert is_loopback(address) is expected
+
+
+class _FailingListener:
+    """A listener whose first calls of `accept` fail as the kernel may."""
+
+    def __init__(self, real: socket.socket, *errors: int) -> None:
+        self._real = real
+        self._errors = list(errors)
+        self.fileno = real.fileno
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self._errors:
+            number = self._errors.pop(0)
+            raise OSError(number, os.strerror(number))
+        return self._real.accept()
+
+
+@pytest.mark.slow
+async def test_accepting_goes_on_after_errors() -> None:
+    async with running_server() as running, trio.open_nursery() as nursery:
+        (listener,) = open_listeners("127.0.0.1", 0)
+        failing = _FailingListener(
+            listener, errno.ECONNABORTED, errno.EMFILE, errno.EMFILE, errno.EPROTO
+        )
+        with listener, structlog.testing.capture_logs() as logs:
+            nursery.start_soon(running.server._accept, cast(socket.socket, failing), nursery)
+            client = await RawClient.connect(listener.getsockname()[1])
+            await client.greet()
+            lines = [line for line in logs if line["event"] == "cannot accept"]
+            assert [line["reason"] for line in lines] == ["Too many open files"]
+            # The second one is told of when its second is over.
+            await eventually(
+                lambda: any(
+                    line["event"] == "cannot accept, more of them" and line["suppressed"] == 1
+                    for line in logs
+                ),
+                "what was not told is counted",
+            )
+            client.close()
+            await running.until_gone()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_socket_that_is_dead_on_arrival(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: socket.socket) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    async with running_server() as running:
+        before = await running.connect()
+        with monkeypatch.context() as patch:
+            patch.setattr("tim_trio.net.connection.configure_socket", fail)
+            dead = await running.connect(None)
+            assert await dead.next() is None
+        assert running.node.closes == {"lost": 1}
+        assert await before.is_served()
+        assert await (await running.connect()).is_served()
+
+
+@pytest.mark.slow
+async def test_storms_are_told_in_a_line_a_second() -> None:
+    async with running_server(Limits(max_connections=2)) as running:
+        with structlog.testing.capture_logs() as logs:
+            publisher, room = await running.published_room()
+            await publisher.request(
+                messages.Unpublish(room=room, source=1), messages.UnpublishAnswer
+            )
+            await publisher.send(*(frame(room, seq) for seq in range(50)))
+            await running.connect()
+            for _ in range(5):
+                await (await running.connect(None)).expect_close(Code.OVERLOADED)
+            (refused,) = [line for line in logs if line["event"] == "refused"]
+            assert refused["code"] == "overloaded"
+
+            def told(event: str) -> list[MutableMapping[str, Any]]:
+                return [line for line in logs if line["event"] == event]
+
+            await eventually(lambda: bool(told("refused, more of them")), "the rest is told")
+            await eventually(lambda: bool(told("frames dropped")), "losses are told")
+            assert [line["suppressed"] for line in told("refused, more of them")] == [4]
+            assert [line["discarded"] for line in told("frames dropped")] == [50]
 
 
 async def test_ipv6() -> None:
