@@ -179,7 +179,8 @@ class Server:
                 continue
             except OSError as error:
                 if error.errno not in _ACCEPT_EXHAUSTED:
-                    continue  # this peer is gone already
+                    accepted += 1  # this peer is gone already; should all be, others get a turn
+                    continue
                 suppressed = self._storms.admit("cannot accept", trio.current_time())
                 if suppressed is not None:
                     _log.warning(
