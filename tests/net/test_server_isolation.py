@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -28,6 +29,7 @@ _LIMITS: Final = Limits(
     backlog_bytes=64 * 1024,
     backlog_age_s=30,
     stall_timeout_s=30,
+    command_burst=1_000_000,  # a PING per frame
 )
 
 
@@ -82,13 +84,21 @@ async def reading_along(
 
 
 async def _stalled(running: Running, room: int) -> RawClient:
+    """Return a subscriber that does not read, for whom the kernel holds little.
+
+    The others keep their large buffers: with small ones it would be up to the
+    kernel's delays whether they keep up.
+    """
     stalled = await running.connect("stalled", receive_buffer=4096)
+    for connection in running.server.connections:
+        if connection.session.account == "stalled":
+            connection._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     await stalled.subscribe(room)
     return stalled
 
 
 async def test_who_stops_reading_lags_alone_and_comes_back_at_a_key() -> None:
-    async with running_server(_LIMITS, send_buffer=4096) as running:
+    async with running_server(_LIMITS) as running:
         node = running.node
         group = Group(*await running.published_room())
         await group.push(Flag.INIT)
@@ -122,7 +132,7 @@ async def test_who_stops_reading_lags_alone_and_comes_back_at_a_key() -> None:
 
 
 async def test_init_and_end_come_through_a_lag() -> None:
-    async with running_server(_LIMITS, send_buffer=4096) as running:
+    async with running_server(_LIMITS) as running:
         group = Group(*await running.published_room())
         await group.push(Flag.INIT)
         stalled = await _stalled(running, group.room)
@@ -141,7 +151,7 @@ async def test_init_and_end_come_through_a_lag() -> None:
 
 
 async def test_the_end_of_a_room_comes_through_a_lag() -> None:
-    async with running_server(_LIMITS, send_buffer=4096) as running:
+    async with running_server(_LIMITS) as running:
         group = Group(*await running.published_room())
         stalled = await _stalled(running, group.room)
         await group.push_group_until(lambda: running.node.lagging > 0)
@@ -165,10 +175,11 @@ async def test_who_never_reads_again_is_closed_as_a_slow_consumer() -> None:
         max_frame_bytes=16 * 1024,
         max_init_bytes=4096,
         backlog_bytes=64 * 1024,
+        command_burst=1_000_000,
         stall_timeout_s=0.4,
         close_timeout_s=0.2,
     )
-    async with running_server(limits, send_buffer=4096) as running:
+    async with running_server(limits) as running:
         group = Group(*await running.published_room())
         stalled = await _stalled(running, group.room)
         async with reading_along(running, group):
@@ -192,10 +203,11 @@ async def test_many_that_stall_stay_within_the_bound_of_the_node() -> None:
         max_frame_bytes=512 * 1024,
         backlog_bytes=512 * 1024,
         node_backlog_bytes=1024 * 1024,
+        command_burst=1_000_000,
         backlog_age_s=30,
         stall_timeout_s=30,
     )
-    async with running_server(limits, send_buffer=4096) as running:
+    async with running_server(limits) as running:
         group = Group(*await running.published_room())
         for _ in range(5):
             await _stalled(running, group.room)
