@@ -21,6 +21,7 @@ from tim_trio.protocol.layout import (
     CONTROL_HEADER_BYTES,
     EXT_WORD_BYTES,
     LENGTH_BYTES,
+    PRELUDE,
     PRELUDE_BYTES,
     STREAM,
     STREAM_HEADER_BYTES,
@@ -33,8 +34,10 @@ from tim_trio.protocol.runs import Run
 # string of bytes that is only compared, which is cheaper than making integers
 # of it, and seq.
 _WALK: Final = Struct(">I16sQ")
-# The same string, taken apart: type, flags, track, ext_words, room, source.
+# The same string, put together: type, flags, track, ext_words, room, source.
 _IDENTITY: Final = Struct(">BBBBQI")
+# The header of a run's first frame: length, that, and seq.
+_FIRST: Final = Struct(">IBBBBQIQ")
 _INIT: Final = int(Flag.INIT)
 _KEY: Final = int(Flag.KEY)
 _END: Final = int(Flag.END)
@@ -118,30 +121,28 @@ class Decoder:
         end = len(data)
         try:
             while end - position >= PRELUDE_BYTES:
-                length = int.from_bytes(data[position : position + LENGTH_BYTES], "big")
+                length, kind, flags, _, ext_words = PRELUDE.unpack_from(data, position)
                 if length + LENGTH_BYTES > self.max_frame_bytes:
                     raise RemoteProtocolError(
                         f"a frame of {length + LENGTH_BYTES} bytes, {self.max_frame_bytes} allowed",
                         Code.FRAME_TOO_LARGE,
                     )
-                ext_bytes = data[position + 7] * EXT_WORD_BYTES
-                is_stream = data[position + 4] == STREAM
-                smallest = _SMALLEST_STREAM if is_stream else _SMALLEST_CONTROL
-                if length < smallest + ext_bytes:
+                smallest = _SMALLEST_STREAM if kind == STREAM else _SMALLEST_CONTROL
+                if length < smallest + ext_words * EXT_WORD_BYTES:
                     raise RemoteProtocolError(f"a frame of length {length} is too short")
                 after = position + LENGTH_BYTES + length
                 if after > end:
-                    if is_stream:
-                        self._check_pinned(data[position + 5], length)
+                    if kind == STREAM:
+                        self._check_pinned(flags, length)
                     self._needed = after - position
                     break
-                if is_stream:
+                if kind == STREAM:
                     run = self._read_run(data, position)
                     position += len(run.data)
                     items.append(run)
                 else:
-                    _, kind, _, _, _, request_id = CONTROL_HEADER.unpack_from(data, position)
-                    start = position + CONTROL_HEADER_BYTES + ext_bytes
+                    request_id = CONTROL_HEADER.unpack_from(data, position)[5]
+                    start = position + CONTROL_HEADER_BYTES + ext_words * EXT_WORD_BYTES
                     items.append(ControlFrame(kind, request_id, data[start:after]))
                     position = after
             else:
@@ -163,9 +164,7 @@ class Decoder:
 
     def _read_run(self, data: bytes, start: int) -> Run:
         """Return the longest run that begins at ``start``, whose first frame is whole."""
-        unpack = _WALK.unpack_from
-        length, identity, seq = unpack(data, start)
-        _, flags, track, ext_words, room, source = _IDENTITY.unpack(identity)
+        length, _, flags, track, ext_words, room, source, seq = _FIRST.unpack_from(data, start)
         position = start + LENGTH_BYTES + length
         first_seq = seq
         first_key = last_key = end_offset = -1
@@ -179,8 +178,9 @@ class Decoder:
                 first_key_seq = last_key_seq = seq
             if flags & _END:
                 end_offset = 0
-            # What the frames that follow ordinarily look like.
-            identity = identity[:1] + b"\0" + identity[2:]
+        unpack = _WALK.unpack_from
+        # What the frames that follow ordinarily look like.
+        identity = _IDENTITY.pack(STREAM, 0, track, ext_words, room, source)
         end = len(data)
         last_header = end - STREAM_HEADER_BYTES
         smallest = _SMALLEST_STREAM + ext_words * EXT_WORD_BYTES
