@@ -26,13 +26,17 @@ if TYPE_CHECKING:
         TimError,
     )
     from tim_trio.net.client import (
+        WHILE_AWAY,
         Bounds,
         Client,
         ConnectFailed,
         NotATimServer,
+        Reconnected,
+        Reconnecting,
         RequestTimedOut,
         RoomClosed,
         Source,
+        SourceLost,
         SourceReplaced,
         SourceRevoked,
         StreamOver,
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     from tim_trio.protocol.stream import StreamFrame
 
 __all__ = [
+    "WHILE_AWAY",
     "Bounds",
     "Client",
     "ConnectFailed",
@@ -64,12 +69,15 @@ __all__ = [
     "PushAsked",
     "PushGranted",
     "RateLimited",
+    "Reconnected",
+    "Reconnecting",
     "RequestTimedOut",
     "RoomClosed",
     "RoomError",
     "Source",
     "SourceJoined",
     "SourceLeft",
+    "SourceLost",
     "SourceReplaced",
     "SourceRevoked",
     "StreamFrame",

@@ -19,8 +19,11 @@ from tim_trio.protocol.messages import RoomMode
 from tim_trio.protocol.room_ids import format_room_id, parse_room_id
 
 
-def client(running: Running, account: str = "alice") -> AbstractAsyncContextManager[Client]:
-    return tim_trio.connect(f"tim://127.0.0.1:{running.port}", account=account)
+def client(
+    running: Running, account: str = "alice", *, reconnect: bool = True
+) -> AbstractAsyncContextManager[Client]:
+    address = f"tim://127.0.0.1:{running.port}"
+    return tim_trio.connect(address, account=account, reconnect=reconnect)
 
 
 async def test_a_stream_from_one_account_to_another() -> None:
@@ -129,7 +132,7 @@ async def test_a_takeover_replaces_the_older_connection() -> None:
 async def test_a_graceful_stop_says_go_away_and_why() -> None:
     async with (
         running_server(drain_timeout_s=0.2) as running,
-        client(running) as alice,
+        client(running, reconnect=False) as alice,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(running.server.drain)

@@ -195,8 +195,8 @@ async def test_a_request_is_answered_while_the_user_is_slow() -> None:
 
 async def test_a_reliable_subscription_grants_what_it_consumed() -> None:
     bounds = Bounds(receive_buffer_bytes=1000)
-    window = 1_048_576  # max_frame_bytes, for a smaller one might never let a frame through
-    sent = [frame(seq, b"x" * 100_000) for seq in range(9)]
+    window = 2 * 1_048_576  # backlog_bytes and max_frame_bytes: the server takes less for that
+    sent = [frame(seq, b"x" * 100_000) for seq in range(18)]
     async with subscription_and_server(mode=RoomMode.RELIABLE, bounds=bounds) as (
         client,
         stream,
@@ -207,16 +207,36 @@ async def test_a_reliable_subscription_grants_what_it_consumed() -> None:
         await wait_all_tasks_blocked()
         # Never a reason to stop reading: the credit bounds it.
         assert not client._connection.budget.spent
-        size = 100_036
-        for _ in sent[:5]:
+        for _ in sent[:11]:
             assert isinstance(await anext(stream), StreamFrame)
         await wait_all_tasks_blocked()
-        await anext(stream)
         credit, number = await server.expect(messages.Credit)
         assert number == 0
         assert (credit.room, credit.source) == (ROOM, 7)
-        assert credit.limit % size == window % size
+        assert (credit.limit - window) % 100_036 == 0  # whole frames, by runs as they came
         assert credit.limit - window >= window // 2
+
+
+async def test_what_was_there_before_a_reliable_subscription_costs_no_credit() -> None:
+    track = messages.TrackInfo(track=0, state=0, last_seq=29)
+    source = messages.SourceInfo(source=7, account="bob", left=False, tracks=[track])
+    window = 2 * 1_048_576
+    async with client_and_server() as (client, server), trio.open_nursery() as nursery:
+        answer = subscribed(source, mode=RoomMode.RELIABLE)
+        nursery.start_soon(server.answer, messages.Subscribe, answer)
+        bounds = Bounds(receive_buffer_bytes=1)
+        client._connection.bounds = bounds
+        async with client.subscribe(ROOM) as stream:
+            # 30 held frames, and 12 new ones right behind: in one run, or in several.
+            for first in range(0, 42, 6):
+                await server.send(*(frame(seq, b"x" * 100_000) for seq in range(first, first + 6)))
+                for seq in range(first, first + 6):
+                    item = await anext(stream)
+                    assert isinstance(item, StreamFrame)
+                    assert item.seq == seq
+            credit, _ = await server.expect(messages.Credit)
+            assert 1_048_576 <= credit.limit - window <= 12 * 100_036
+            assert (credit.limit - window) % 100_036 == 0
 
 
 async def test_two_rooms_on_one_connection() -> None:

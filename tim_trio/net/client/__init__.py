@@ -1,29 +1,41 @@
 """The client library. `connect` is where to begin."""
 
-from tim_trio.net.client.client import AccountEvent, Client, connect, open_client
+from tim_trio.net.client.client import Client, connect, open_client
 from tim_trio.net.client.connection import Bounds
 from tim_trio.net.client.errors import (
     ConnectFailed,
     NotATimServer,
     RequestTimedOut,
     RoomClosed,
+    SourceLost,
     SourceReplaced,
     SourceRevoked,
     StreamOver,
 )
+from tim_trio.net.client.notices import (
+    WHILE_AWAY,
+    AccountEvent,
+    Item,
+    Reconnected,
+    Reconnecting,
+)
 from tim_trio.net.client.source import Source
-from tim_trio.net.client.subscription import Item, Subscription
+from tim_trio.net.client.subscription import Subscription
 
 __all__ = [
+    "WHILE_AWAY",
     "AccountEvent",
     "Bounds",
     "Client",
     "ConnectFailed",
     "Item",
     "NotATimServer",
+    "Reconnected",
+    "Reconnecting",
     "RequestTimedOut",
     "RoomClosed",
     "Source",
+    "SourceLost",
     "SourceReplaced",
     "SourceRevoked",
     "StreamOver",

@@ -5,41 +5,43 @@ Source: protocol.md, sections 6 to 9 and 13.
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Literal, TypeVar
 
 import attrs
 import trio
 
-from tim_trio.errors import LocalProtocolError
-from tim_trio.net.client.address import parse_address
-from tim_trio.net.client.connection import Bounds, Connection, open_connection
-from tim_trio.net.client.errors import (
-    ConnectFailed,
-    NotATimServer,
-    RoomClosed,
-    SourceReplaced,
-    SourceRevoked,
-)
+from tim_trio.errors import ConnectionClosed, LocalProtocolError
+from tim_trio.net.client.address import Address, parse_address
+from tim_trio.net.client.budget import ReceiveBudget
+from tim_trio.net.client.connection import Bounds, Connection, start_connection
+from tim_trio.net.client.dial import dial_tcp
+from tim_trio.net.client.errors import NotATimServer
+from tim_trio.net.client.feed import Feed, credit_window
+from tim_trio.net.client.line import Line
+from tim_trio.net.client.notices import AccountEvent, Reconnected, Reconnecting
+from tim_trio.net.client.plain_nursery import open_plain_nursery
+from tim_trio.net.client.reconnect import Reconnector
+from tim_trio.net.client.session import Session
 from tim_trio.net.client.source import Source
 from tim_trio.net.client.subscription import Subscription
 from tim_trio.protocol import messages
 from tim_trio.protocol.messages import ListScope, RoomMode, StartFrom
 from tim_trio.protocol.room_ids import format_room_id, is_room_id, parse_room_id
-from tim_trio.protocol.runs import Run
 from tim_trio.protocol.wire import TOKEN_BYTES
 
+A = TypeVar("A")
 C = TypeVar("C")
+
+#: Opens another stream: to where the server has sent us, or to the usual place.
+Dial = Callable[[Address | None], Awaitable[trio.abc.Stream]]
 
 #: Account events kept for `Client.events`; the oldest go first.
 MAX_EVENTS: Final = 1000
 
-AccountEvent = messages.PushAsked | messages.PushGranted | messages.GoAway
 Mode = Literal["live", "reliable"]
 Start = Literal["group", "live"]
 
@@ -79,9 +81,7 @@ class AccountEvents:
         """
         await trio.lowlevel.checkpoint()
         while not self._queue:
-            connection = self._client._connection
-            if connection.is_over:
-                raise connection.closed_error()
+            self._client._line.raise_if_over()
             await self._listeners.park()
         return self._queue.popleft()
 
@@ -98,23 +98,34 @@ class Client:
     """A signed-in client. Made by `connect`; use it in that block only.
 
     Every method may be used by several tasks at once. Rooms are given as
-    text or as number. When the connection is lost, whatever waits and every
-    later call raise ConnectionClosed.
+    text or as number.
+
+    When the connection is lost, a client that reconnects looks for another;
+    its sources and subscriptions go on by themselves, requests wait for it.
+    A request under way at the loss raises ConnectionClosed, since the server
+    may have carried it out. When there will be no other connection, whatever
+    waits and every later call raise ConnectionClosed.
 
     Refused requests raise the RoomError of their kind (`NoSuchRoom`,
     `PermissionDenied`, …), and the connection goes on. A request without an
     answer raises RequestTimedOut.
     """
 
-    _connection: Connection = attrs.field(init=False, repr=False)
+    _line: Line = attrs.field(repr=False)
+    _nursery: trio.Nursery = attrs.field(repr=False)
     _subscriptions: dict[int, Subscription] = attrs.Factory(dict)
-    _sources: dict[tuple[int, int], Source] = attrs.Factory(dict)
+    _sources: list[Source] = attrs.Factory(list)
     #: Tokens in use or being opened here; the same one twice would be one source.
     _tokens: set[bytes] = attrs.field(factory=set, repr=False)
     _events: AccountEvents = attrs.field(init=False, repr=False)
+    _away: bool = False
 
     def __attrs_post_init__(self) -> None:
         self._events = AccountEvents(self)
+
+    @property
+    def _connection(self) -> Connection:
+        return self._line.session.connection
 
     @property
     def account(self) -> str:
@@ -127,6 +138,24 @@ class Client:
     def server(self) -> messages.Welcome:
         """What the server said of itself: version, capabilities, limits."""
         return self._connection.limits
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection at this moment."""
+        return self._line.is_up
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection.
+
+        Raises:
+            ConnectionClosed: there will be none.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._line.wait_up()
+
+    async def _request(self, message: object, answer: type[A]) -> A:
+        session = await self._line.up()
+        return await session.connection.request(message, answer)
 
     # -- rooms ---------------------------------------------------------------
 
@@ -142,7 +171,7 @@ class Client:
             idle_timeout_s: after so long without a frame the room ends; 0 for
                 the server's default.
         """
-        answer = await self._connection.request(
+        answer = await self._request(
             messages.RegisterRoom(
                 mode=_choose(_MODES, mode), gather_ms=gather_ms, idle_timeout_s=idle_timeout_s
             ),
@@ -152,25 +181,23 @@ class Client:
 
     async def remove_room(self, room: str | int) -> None:
         """End a room of ours."""
-        await self._connection.request(
-            messages.RemoveRoom(room=room_number(room)), messages.RemoveRoomAnswer
-        )
+        await self._request(messages.RemoveRoom(room=room_number(room)), messages.RemoveRoomAnswer)
 
     async def grant(self, room: str | int, account: str) -> None:
         """Let an account push to a room of ours."""
-        await self._connection.request(
+        await self._request(
             messages.Grant(room=room_number(room), account=account), messages.GrantAnswer
         )
 
     async def revoke(self, room: str | int, account: str) -> None:
         """Take that right away; the account's sources in the room end at once."""
-        await self._connection.request(
+        await self._request(
             messages.Revoke(room=room_number(room), account=account), messages.RevokeAnswer
         )
 
     async def room_info(self, room: str | int) -> messages.RoomInfo:
         """Return what the server tells of a room."""
-        answer = await self._connection.request(
+        answer = await self._request(
             messages.GetRoomInfo(room=room_number(room)), messages.RoomInfoAnswer
         )
         return answer.info
@@ -181,7 +208,7 @@ class Client:
         scope = ListScope.ALL if all_rooms else ListScope.MINE
         while True:
             after = rooms[-1].room if rooms else 0
-            answer = await self._connection.request(
+            answer = await self._request(
                 messages.ListRooms(scope=scope, after=after, limit=0), messages.ListRoomsAnswer
             )
             rooms += answer.rooms
@@ -193,7 +220,7 @@ class Client:
 
         The answer, if it is yes, comes as PushGranted among `events`.
         """
-        answer = await self._connection.request(
+        answer = await self._request(
             messages.AskToPush(room=room_number(room), message=message), messages.AskToPushAnswer
         )
         return answer.told
@@ -201,8 +228,10 @@ class Client:
     def events(self) -> AccountEvents:
         """Return an iterator over PushAsked, PushGranted and GoAway as they come.
 
-        The newest thousand wait for whoever iterates; each goes to one
-        iterator. Iterating raises ConnectionClosed when the connection is over.
+        Also over Reconnecting and Reconnected, in between. The newest
+        thousand wait for whoever iterates; each goes to one iterator.
+        Iterating raises ConnectionClosed when there is no connection any
+        more, and will be none.
         """
         return self._events
 
@@ -240,48 +269,69 @@ class Client:
             raise LocalProtocolError("a source with this token is open on this connection")
         opened: list[Source] = []
 
-        def open_source(answer: messages.PublishAnswer) -> None:
-            source = Source(
-                token=token,
-                mode=answer.mode,
-                room_number=room,
-                source_number=answer.source,
-                connection=self._connection,
-                next_seqs={track.track: track.last_seq + 1 for track in answer.tracks},
-                ended={track.track for track in answer.tracks if track.ended},
-                counted=answer.received,
-                credit=answer.credit,
-            )
-            self._sources[room, answer.source] = source
-            opened.append(source)
-
         def undo(answer: messages.PublishAnswer) -> object | None:
             # Unless the same source has been asked for again meanwhile.
             in_use = token in self._tokens
             return None if in_use else messages.Unpublish(room=room, source=answer.source)
 
-        self._tokens.add(token)
-        try:
-            await self._connection.request(
+        async def publish() -> None:
+            session = await self._line.up()
+
+            def open_source(answer: messages.PublishAnswer) -> None:
+                source = Source(
+                    token=token,
+                    mode=answer.mode,
+                    room_number=room,
+                    source_number=answer.source,
+                    line=self._line,
+                    session=session,
+                    next_seqs={track.track: track.last_seq + 1 for track in answer.tracks},
+                    ended={track.track for track in answer.tracks if track.ended},
+                    counted=answer.received,
+                    credit=answer.credit,
+                )
+                session.sources[room, answer.source] = source
+                self._sources.append(source)
+                opened.append(source)
+
+            await session.connection.request(
                 messages.Publish(room=room, token=token),
                 messages.PublishAnswer,
                 on_answer=open_source,
                 undo=undo,
             )
+
+        self._tokens.add(token)
+        try:
+            await self._through_losses(publish)
         except BaseException:
+            for source in opened:
+                self._close_source(source)
             self._tokens.discard(token)
             raise
         return opened[0]
 
+    async def _through_losses(self, ask: Callable[[], Awaitable[None]]) -> None:
+        """Ask on the next connection what was lost with one: for what may be asked twice."""
+        while True:
+            try:
+                return await ask()
+            except ConnectionClosed:
+                if self._line.is_over or not self._line.reconnects:
+                    raise
+
     def _close_source(self, source: Source) -> None:
         self._tokens.discard(source.token)
-        key = (source._room, source.number)
-        if self._sources.get(key) is source:
-            del self._sources[key]
+        if source in self._sources:
+            self._sources.remove(source)
+        session = source._session
+        if session is not None:
+            session.drop_source(source)
         if source._make_error is None:
-            self._connection.notify_nowait(
-                messages.Unpublish(room=source._room, source=source.number)
-            )
+            if session is not None:
+                session.connection.notify_nowait(
+                    messages.Unpublish(room=source._room, source=source.number)
+                )
             source._finish(lambda: LocalProtocolError("the source has been unpublished"))
 
     # -- subscribing ---------------------------------------------------------
@@ -307,93 +357,91 @@ class Client:
             self._close_subscription(stream)
 
     async def _open_subscription(self, room: int, start: StartFrom) -> Subscription:
-        connection = self._connection
-        window = max(connection.bounds.receive_buffer_bytes, connection.limits.max_frame_bytes)
         opened: list[Subscription] = []
 
-        def open_subscription(answer: messages.SubscribeAnswer) -> None:
-            # Still in the reader: what follows the answer must find it.
-            stream = Subscription(
-                mode=answer.mode,
-                sources=tuple(answer.sources),
-                room_number=room,
-                connection=connection,
-                window=window,
-            )
-            self._subscriptions[room] = stream
-            opened.append(stream)
+        async def subscribe() -> None:
+            session = await self._line.up()
+            connection = session.connection
 
-        await connection.request(
-            messages.Subscribe(room=room, start=start, credit=window),
-            messages.SubscribeAnswer,
-            on_answer=open_subscription,
-            undo=lambda _: messages.Unsubscribe(room=room),
-        )
+            def open_subscription(answer: messages.SubscribeAnswer) -> None:
+                # Still in the reader: what follows the answer must find it.
+                stream = Subscription(
+                    mode=answer.mode,
+                    sources=tuple(answer.sources),
+                    room_number=room,
+                    start=start,
+                    line=self._line,
+                )
+                feed = session.feeds[room] = Feed.opened(connection, stream, answer)
+                stream._attach(feed)
+                self._subscriptions[room] = stream
+                opened.append(stream)
+
+            await connection.request(
+                messages.Subscribe(room=room, start=start, credit=credit_window(connection)),
+                messages.SubscribeAnswer,
+                on_answer=open_subscription,
+                undo=lambda _: messages.Unsubscribe(room=room),
+            )
+
+        try:
+            await self._through_losses(subscribe)
+        except BaseException:
+            for stream in opened:
+                self._close_subscription(stream)
+            raise
         return opened[0]
 
     def _close_subscription(self, stream: Subscription) -> None:
         """Leave without waiting: requests act in order, and late frames are dropped."""
         if self._subscriptions.get(stream._room) is stream:
             del self._subscriptions[stream._room]
-            self._connection.notify_nowait(messages.Unsubscribe(room=stream._room))
+        for feed in {stream._feed, stream._next_feed} - {None}:
+            assert feed is not None
+            session = feed.connection.receiver
+            assert isinstance(session, Session)
+            if session.feeds.get(stream._room) is feed:
+                del session.feeds[stream._room]
+                feed.connection.notify_nowait(messages.Unsubscribe(room=stream._room))
         stream._leave()
 
-    # -- called by the connection, in the order of the wire --------------------
+    # -- called by the sessions and the reconnector -----------------------------
 
-    def on_run(self, run: Run) -> None:
-        """Hand frames to their subscription. Those of a room just left are late."""
-        stream = self._subscriptions.get(run.room)
-        if stream is not None:
-            stream._deliver(run)
+    def on_account_event(self, event: AccountEvent) -> None:
+        if isinstance(event, Reconnected):
+            self._away = False
+        self._events._put(event)
 
-    def on_event(self, event: object) -> None:
-        """Hand an event to whom it concerns."""
-        match event:
-            case messages.SourceJoined() | messages.SourceLeft() | messages.Gap():
-                stream = self._subscriptions.get(event.room)
-                if stream is not None:
-                    stream._deliver(event)
-            case messages.RoomClosed():
-                self._end_room(event)
-            case messages.Viewers():
-                for (room, _), source in self._sources.items():
-                    if room == event.room:
-                        source._set_viewers(event.viewers)
-            case messages.Credit():
-                found = self._sources.get((event.room, event.source))
-                if found is not None:
-                    found._raise_credit(event.limit)
-            case messages.PushRevoked():
-                reason = event.reason
-                self._end_source(event.room, event.source, lambda r: SourceRevoked(r, reason))
-            case messages.Replaced():
-                self._end_source(event.room, event.source, SourceReplaced)
-            case messages.PushAsked() | messages.PushGranted() | messages.GoAway():
-                self._events._put(event)
-            case _:
-                pass  # of later versions, or of what this client does not do yet
+    def on_session_over(self, session: Session) -> None:
+        """A connection has ended: everything on it waits for the next, or is over."""
+        connection = session.connection
+        error = connection.closed_error()
+        is_newest = not self._line.is_set or self._line.session is session
+        if not self._line.reconnects or (is_newest and not error.retryable):
+            self._give_up(connection.closed_error)
+            return
+        for source in session.sources.values():
+            source._lose()
+        for feed in session.feeds.values():
+            feed.taker.lose(feed, error)
+        session.sources.clear()
+        session.feeds.clear()
+        if is_newest and not self._away:
+            self._away = True
+            self._events._put(Reconnecting(error))
 
-    def on_closed(self) -> None:
-        """Wake whoever waits: the connection is over."""
+    def _give_up(self, make_error: Callable[[], ConnectionClosed]) -> None:
+        """Wake whoever waits: there will be no other connection."""
+        self._line.finish(make_error)
         for stream in self._subscriptions.values():
             stream._wake()
-        for source in self._sources.values():
+        for source in self._sources:
             source._wake()
         self._events._wake()
 
-    def _end_room(self, event: messages.RoomClosed) -> None:
-        stream = self._subscriptions.pop(event.room, None)
-        if stream is not None:
-            stream._close(event)
-        name, reason, text = format_room_id(event.room), event.reason, event.text
-        for (room, _), source in self._sources.items():
-            if room == event.room:
-                source._finish(lambda: RoomClosed(name, reason, text))
-
-    def _end_source(self, room: int, number: int, make: Callable[[str], Exception]) -> None:
-        source = self._sources.get((room, number))
-        if source is not None:
-            source._finish(lambda: make(format_room_id(room)))
+    def _rooms_in_use(self) -> set[int]:
+        rooms = {source._room for source in self._sources if source._make_error is None}
+        return rooms | {room for room, one in self._subscriptions.items() if not one._is_over}
 
 
 def _check_account(account: str) -> None:
@@ -416,20 +464,54 @@ async def open_client(
     device: str = "",
     handshake_timeout_s: float = 10.0,
     bounds: Bounds | None = None,
+    dial: Dial | None = None,
 ) -> AsyncIterator[Client]:
-    """As `connect`, over a stream that is connected already; it is closed at the end."""
+    """As `connect`, over a stream that is connected already; it is closed at the end.
+
+    Args:
+        dial: opens another stream when this one is lost; None: do not
+            reconnect. It raises ConnectFailed where that is not possible.
+    """
     _check_account(account)
-    client = Client()
-    async with open_connection(
-        stream,
-        client,
-        account=account,
-        device=device,
-        handshake_timeout_s=handshake_timeout_s,
-        bounds=bounds or Bounds(),
-    ) as connection:
-        client._connection = connection
-        yield client
+    bounds = bounds or Bounds()
+    budget = ReceiveBudget(bounds.receive_buffer_bytes, bounds.request_headroom_bytes)
+
+    async def sign_in(stream: trio.abc.Stream) -> Session:
+        session = Session(client)
+        await start_connection(
+            nursery,
+            stream,
+            session,
+            account=account,
+            device=device,
+            handshake_timeout_s=handshake_timeout_s,
+            bounds=bounds,
+            budget=budget,
+        )
+        opened[:] = [one for one in opened if not one.connection.is_over]
+        opened.append(session)
+        return session
+
+    async def open_another(where: Address | None) -> Session:
+        assert dial is not None
+        return await sign_in(await dial(where))
+
+    opened: list[Session] = []
+    async with open_plain_nursery() as nursery:
+        client = Client(Line(reconnects=dial is not None), nursery)
+        client._line.use(await sign_in(stream))
+        try:
+            if dial is not None:
+                reconnector = Reconnector(client, open_another, bounds.reconnect_for_s)
+                nursery.start_soon(reconnector.run)
+            yield client
+        finally:
+            # Nobody looks for another connection from here on; the connections'
+            # own tasks are shielded, and end by their goodbye.
+            client._line.reconnects = False
+            nursery.cancel_scope.cancel()
+            for session in opened:
+                await session.connection.aclose()
 
 
 @asynccontextmanager
@@ -439,6 +521,7 @@ async def connect(
     account: str,
     device: str = "",
     connect_timeout_s: float = 10.0,
+    reconnect: bool = True,
     bounds: Bounds | None = None,
 ) -> AsyncIterator[Client]:
     """Connect to a server and sign in for the block.
@@ -451,13 +534,17 @@ async def connect(
                 await source.send(b"hello")
 
     An exception of the block comes out as it is, not in a group. When the
-    connection is lost, the block goes on until it uses it.
+    connection is lost, the block goes on; sources and subscriptions of it
+    wait for the next connection, or raise ConnectionClosed when there will
+    be none.
 
     Args:
         address: ``tim://HOST:PORT``.
         account: who we are.
         device: a name for this device in the account's own list.
         connect_timeout_s: for connecting, and again for the greeting.
+        reconnect: connect again after a loss, or a close that does not forbid
+            it, for `Bounds.reconnect_for_s`. The first connection is tried once.
         bounds: timeouts and buffer sizes.
 
     Raises:
@@ -468,13 +555,11 @@ async def connect(
     """
     where = parse_address(address)
     _check_account(account)
-    try:
-        with trio.fail_after(connect_timeout_s):
-            stream = await trio.open_tcp_stream(where.host, where.port)
-    except trio.TooSlowError:
-        raise ConnectFailed(f"no answer from {where} within {connect_timeout_s:g} s") from None
-    except OSError as error:
-        raise ConnectFailed(f"no server at {where}: {_reason(error)}") from error
+
+    async def dial(elsewhere: Address | None) -> trio.abc.Stream:
+        return await dial_tcp(elsewhere or where, connect_timeout_s)
+
+    stream = await dial(None)
     try:
         async with open_client(
             stream,
@@ -482,19 +567,8 @@ async def connect(
             device=device,
             handshake_timeout_s=connect_timeout_s,
             bounds=bounds,
+            dial=dial if reconnect else None,
         ) as client:
             yield client
     except NotATimServer:
         raise NotATimServer(f"what answers at {where} is not a tim_trio server") from None
-
-
-def _reason(error: OSError) -> str:
-    """Return why connecting failed; Trio hides it behind a general sentence."""
-    cause: BaseException = error.__cause__ or error
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    if isinstance(cause, socket.gaierror):
-        return "the host's name is not known"
-    if isinstance(cause, OSError) and cause.errno is not None:
-        return os.strerror(cause.errno).lower()
-    return str(cause)

@@ -1,8 +1,8 @@
 """One connection to a server, from HELLO to CLOSE.
 
 It knows frames, requests and their answers, and signs of life; it does not
-know rooms. A `Client` outlives it: what must survive a reconnect (sources,
-subscriptions, their tokens and counters) is kept there.
+know rooms. What must survive a reconnect (sources, subscriptions, their
+tokens and counters) is kept by the `Client`.
 
 Source: protocol.md, sections 2, 5 and 6.
 """
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -30,7 +29,6 @@ from tim_trio.errors import (
 from tim_trio.net.client.budget import ReceiveBudget
 from tim_trio.net.client.errors import ConnectFailed, NotATimServer, RequestTimedOut
 from tim_trio.net.client.outgoing import Outgoing
-from tim_trio.net.client.plain_nursery import open_plain_nursery
 from tim_trio.protocol import messages
 from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.layout import ANSWER_BIT, MAGIC, VERSION
@@ -62,6 +60,8 @@ class Bounds:
         receive_buffer_bytes: read and not yet taken by the user's iterators
             before the connection is no longer read.
         request_headroom_bytes: as much again while a request is under way.
+        reconnect_for_s: how long a lost connection is tried to be replaced;
+            as long as a room lives without data, by default.
     """
 
     request_timeout_s: float = 10.0
@@ -71,10 +71,13 @@ class Bounds:
     send_buffer_bytes: int = 1024 * 1024
     receive_buffer_bytes: int = 4 * 1024 * 1024
     request_headroom_bytes: int = 32 * 1024 * 1024
+    reconnect_for_s: float = 300.0
 
 
 class Receiver(Protocol):
     """Who gets what a connection reads: synchronously, in the order of the wire."""
+
+    connection: Connection
 
     def on_run(self, run: Run) -> None: ...
 
@@ -440,8 +443,8 @@ class Connection:
         self._decoder.max_init_bytes = welcome.max_init_bytes
 
 
-@asynccontextmanager
-async def open_connection(
+async def start_connection(
+    nursery: trio.Nursery,
     stream: trio.abc.Stream,
     receiver: Receiver,
     *,
@@ -449,29 +452,27 @@ async def open_connection(
     device: str,
     handshake_timeout_s: float,
     bounds: Bounds,
-) -> AsyncIterator[Connection]:
-    """Say HELLO over ``stream`` and keep the connection for the block.
+    budget: ReceiveBudget,
+) -> None:
+    """Say HELLO over ``stream``, and run the connection in ``nursery`` from then on.
 
-    The stream is closed at the end, after CLOSE where that is possible. When
-    the connection is lost the block goes on: whoever uses it sees
-    ConnectionClosed.
+    It becomes ``receiver.connection``. Its tasks end by `Connection.aclose`
+    alone, which closes the stream too, after CLOSE where that is possible.
+    When the connection is lost, whoever uses it sees ConnectionClosed.
 
     Raises:
-        as `Connection.handshake`.
+        as `Connection.handshake`; the stream is then closed.
     """
-    connection = Connection(
+    connection = receiver.connection = Connection(
         stream=stream,
         bounds=bounds,
         receiver=receiver,
         outgoing=Outgoing(bounds.send_buffer_bytes),
-        budget=ReceiveBudget(bounds.receive_buffer_bytes, bounds.request_headroom_bytes),
+        budget=budget,
     )
-    async with open_plain_nursery() as nursery:
-        nursery.start_soon(connection.run)
-        try:
-            await connection.handshake(
-                account=account, device=device, timeout_s=handshake_timeout_s
-            )
-            yield connection
-        finally:
-            await connection.aclose()
+    nursery.start_soon(connection.run)
+    try:
+        await connection.handshake(account=account, device=device, timeout_s=handshake_timeout_s)
+    except BaseException:
+        await connection.aclose()
+        raise

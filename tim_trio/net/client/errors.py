@@ -9,7 +9,8 @@
     └── StreamOver             a source or a subscription has ended
         ├── RoomClosed         the room is gone: reason and text
         ├── SourceRevoked      the right to push was taken away
-        └── SourceReplaced     another connection took the source over
+        ├── SourceReplaced     another connection took the source over
+        └── SourceLost         the connection came back too late for it
 """
 
 from __future__ import annotations
@@ -79,3 +80,14 @@ class SourceReplaced(StreamOver):
     def __init__(self, room: str) -> None:
         self.room = room
         super().__init__(f"another connection took over this source of room {room}")
+
+
+class SourceLost(StreamOver):
+    """The server had ended this source of a reliable room before the connection was back.
+
+    Its subscribers saw it leave; a new source would begin in the middle.
+    """
+
+    def __init__(self, room: str) -> None:
+        self.room = room
+        super().__init__(f"the connection came back too late for this source of room {room}")

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import attrs
 import trio
 
-from tim_trio.errors import LocalProtocolError, RoomError
-from tim_trio.net.client.connection import Connection
+from tim_trio.errors import ConnectionClosed, LocalProtocolError, RoomError
+from tim_trio.net.client.line import Line
+from tim_trio.net.client.outgoing import Outgoing
+from tim_trio.net.client.session import Session
 from tim_trio.protocol import messages
 from tim_trio.protocol.layout import STREAM_HEADER_BYTES, Flag
 from tim_trio.protocol.messages import RoomMode
@@ -30,15 +33,50 @@ _END: Final = int(Flag.END)
 _JOIN_BYTES: Final = 2048
 
 
+@attrs.frozen
+class _Sent:
+    """A frame of a reliable room that the server may not have yet.
+
+    ``end_total`` is the source's byte total behind it.
+    """
+
+    track: int
+    seq: int
+    size: int
+    pieces: tuple[bytes, ...]
+    end_total: int = 0
+
+
+@attrs.frozen
+class _Pinned:
+    """The newest INIT of a track, or its END: what a live room must not lose."""
+
+    seq: int
+    flags: int
+    timestamp_us: int
+    payload: bytes
+
+
 @attrs.define(eq=False, kw_only=True)
 class Source:
     """A running source. Made by `Client.publish`; use it in that block only.
+
+    When the connection is lost and comes back, the source goes on by its
+    token. Meanwhile, in a **live** room, frames are numbered and dropped
+    (`dropped_frames`): subscribers get one Gap for all that was lost, and the
+    newest INIT and END are sent again. In a **reliable** room `send` waits;
+    what the server had not got is sent again, and nothing is missing.
+
+    If the server has ended the source meanwhile (by default 5 s after it
+    noticed the loss), a live one goes on as a new source: `number` changes
+    and every `seq` begins again with 0. A reliable one ends with SourceLost.
 
     Attributes:
         token: opens the source again on another connection (a takeover).
         mode: of the room. In a reliable room `send` waits for credit.
         viewers: subscriptions of the room, as last told; None before the first word.
         sent_frames, sent_bytes: handed to the connection here, whole frames with headers.
+        dropped_frames: sent while the connection was away, in a live room.
         result: what UNPUBLISH was answered with, None before.
     """
 
@@ -47,15 +85,27 @@ class Source:
     viewers: int | None = None
     sent_frames: int = 0
     sent_bytes: int = 0
+    dropped_frames: int = 0
     result: messages.UnpublishAnswer | None = None
     _room: int = attrs.field(alias="room_number")
     _number: int = attrs.field(alias="source_number")
-    _connection: Connection = attrs.field(repr=False)
+    _line: Line = attrs.field(repr=False)
+    #: None while the connection is away.
+    _session: Session | None = attrs.field(repr=False)
+    #: Told so, it waits before it sends more: the connection is being left.
+    _pausing: bool = False
     _next_seqs: dict[int, int] = attrs.Factory(dict)
     _ended: set[int] = attrs.Factory(set)
     #: Bytes the server has counted, and the total it allows (section 10).
     _counted: int = 0
     _credit: int = 0
+    #: Reliable rooms: what the server may not have, and of it what it surely has not.
+    _sent: deque[_Sent] = attrs.Factory(deque)
+    _unsent: deque[_Sent] = attrs.Factory(deque)
+    #: Live rooms: sent again if they were lost.
+    _inits: dict[int, _Pinned] = attrs.Factory(dict)
+    _ends: dict[int, _Pinned] = attrs.Factory(dict)
+    _unpublishing: bool = False
     _waiting: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
     _make_error: Callable[[], Exception] | None = None
     _told: bool = False
@@ -91,8 +141,8 @@ class Source:
         Returns once the frame stands in the connection's outgoing buffer,
         whole; waits only while that is full (the network is slower than
         you) and, in a reliable room, while the server grants no credit (a
-        subscriber is slower than you). That last wait may be long: put it
-        under a deadline of your own if it matters.
+        subscriber is slower than you) or the connection is away. Such a wait
+        may be long: put it under a deadline of your own if it matters.
 
         Cancelled, it has not sent the frame, and the source goes on.
 
@@ -110,13 +160,9 @@ class Source:
             LocalProtocolError: the frame cannot be sent; nothing was.
         """
         size = self._check(payload, track, init, end)
-        connection = self._connection
-        await connection.outgoing.yield_now_and_then()
+        await self._line.session.connection.outgoing.yield_now_and_then()
         while not self._admits(size):
             await self._wait_admission()
-        if connection.outgoing.closed and self._make_error is None:
-            # The writer has failed; what the reader still finds may say why.
-            await connection.wait_over()
         self._raise_if_over()
         return self._queue(payload, size, track, key, init, end, timestamp_us)
 
@@ -156,7 +202,7 @@ class Source:
 
     def _check(self, payload: Payload, track: int, init: bool, end: bool) -> int:
         """Return the size of the frame, or raise LocalProtocolError."""
-        limits = self._connection.limits
+        limits = self._line.session.connection.limits
         size = STREAM_HEADER_BYTES + (
             payload.nbytes if isinstance(payload, memoryview) else len(payload)
         )
@@ -173,15 +219,33 @@ class Source:
         return size
 
     def _admits(self, size: int) -> bool:
-        if self._make_error is not None or self._connection.outgoing.closed:
+        if self._make_error is not None or self._line.is_over:
             return True
-        if self._connection.outgoing.full:
+        reliable = self.mode is RoomMode.RELIABLE
+        outgoing = self._outgoing()
+        if outgoing is None:
+            # What a live room gets while we are away is dropped, not waited for.
+            return self._line.reconnects and not reliable
+        if outgoing.full or self._pausing:
             return False
-        return self.mode is not RoomMode.RELIABLE or self._counted + size <= self._credit
+        return not reliable or (not self._unsent and self._counted + size <= self._credit)
+
+    def _outgoing(self) -> Outgoing | None:
+        """Return where to write, None while the connection is away."""
+        if self._session is None or self._session.connection.outgoing.closed:
+            return None
+        return self._session.connection.outgoing
 
     async def _wait_admission(self) -> None:
-        if self._connection.outgoing.full:
-            await self._connection.outgoing.wait_room()
+        session = self._session
+        if session is None:
+            await self._waiting.park()
+        elif session.connection.outgoing.closed:
+            # The writer has failed; what the reader still finds may say why.
+            await session.connection.wait_over()
+            await trio.lowlevel.checkpoint()
+        elif session.connection.outgoing.full:
+            await session.connection.outgoing.wait_room()
         else:
             await self._waiting.park()
 
@@ -198,29 +262,44 @@ class Source:
         if track in self._ended:
             raise LocalProtocolError(f"track {track} has ended")
         seq = self._next_seqs.get(track, 0)
+        flags = key * _KEY | init * _INIT | end * _END
+        if timestamp_us is None:
+            timestamp_us = time.time_ns() // 1000
         try:
             header = encode_stream_header(
                 room=self._room,
                 source=self._number,
                 track=track,
                 seq=seq,
-                timestamp_us=time.time_ns() // 1000 if timestamp_us is None else timestamp_us,
-                flags=key * _KEY | init * _INIT | end * _END,
+                timestamp_us=timestamp_us,
+                flags=flags,
                 payload_bytes=size - STREAM_HEADER_BYTES,
             )
         except struct.error as error:
             raise LocalProtocolError(f"timestamp_us {timestamp_us!r} does not fit") from error
-        if size <= _JOIN_BYTES:
-            self._connection.outgoing.push_nowait(header + payload)
-        else:
-            # Bytes of the caller's own that may change are copied here.
-            self._connection.outgoing.push_nowait(header, bytes(payload))
+        # Bytes of the caller's own that may change are copied in any case.
+        pieces = (header + payload,) if size <= _JOIN_BYTES else (header, bytes(payload))
         self._next_seqs[track] = seq + 1
         if end:
             self._ended.add(track)
-        self._counted += size
-        self.sent_frames += 1
-        self.sent_bytes += size
+        outgoing = self._outgoing()
+        if outgoing is None:
+            self.dropped_frames += 1
+        else:
+            outgoing.push_nowait(*pieces)
+            self._counted += size
+            self.sent_frames += 1
+            self.sent_bytes += size
+        if not self._line.reconnects:
+            return seq
+        if self.mode is RoomMode.RELIABLE:
+            self._sent.append(_Sent(track, seq, size, pieces, self._counted))
+        elif init or end:
+            pinned = _Pinned(seq, flags, timestamp_us, bytes(payload))
+            if init:
+                self._inits[track] = pinned
+            if end:
+                self._ends[track] = pinned
         return seq
 
     # -- the end -------------------------------------------------------------
@@ -237,18 +316,30 @@ class Source:
         if self.result is not None:
             return self.result
         self._raise_if_over()
-        connection = self._connection
-        try:
-            self.result = await connection.request(
-                messages.Unpublish(room=self._room, source=self._number),
-                messages.UnpublishAnswer,
-                timeout_s=connection.bounds.drain_timeout_s,
-            )
-        except RoomError:
-            # Where an event has ended it meanwhile, that says more than "no such source".
-            self._raise_if_over()
-            raise
-        self._finish(lambda: LocalProtocolError("the source has been unpublished"))
+        self._unpublishing = True
+        while self.result is None:
+            session = self._session
+            if session is None or self._unsent or self._pausing:
+                await self._waiting.park()
+                if self.result is None:
+                    self._raise_if_over()
+                continue
+            connection = session.connection
+            try:
+                self.result = await connection.request(
+                    messages.Unpublish(room=self._room, source=self._number),
+                    messages.UnpublishAnswer,
+                    timeout_s=connection.bounds.drain_timeout_s,
+                )
+            except RoomError:
+                # Where an event has ended it meanwhile, that says more than "no such source".
+                self._raise_if_over()
+                raise
+            except ConnectionClosed:
+                if not self._line.reconnects or self._line.is_over:
+                    self._told = True
+                    raise
+        self._finish(_unpublished)
         self._told = True
         return self.result
 
@@ -256,14 +347,20 @@ class Source:
         if self._make_error is not None:
             self._told = True
             raise self._make_error()
-        if self._connection.outgoing.closed:
+        session = self._session
+        failed = session is not None and session.connection.outgoing.closed
+        if self._line.is_over or (failed and not self._line.reconnects):
             self._told = True
-            raise self._connection.closed_error()
+            self._line.raise_if_over()
+            assert session is not None
+            raise session.connection.closed_error()
 
     def _finish(self, make_error: Callable[[], Exception]) -> None:
         """The source is over; the next send raises what ``make_error`` makes."""
         if self._make_error is None:
             self._make_error = make_error
+        self._sent.clear()
+        self._unsent.clear()
         self._waiting.unpark_all()
 
     def _set_viewers(self, viewers: int) -> None:
@@ -272,7 +369,113 @@ class Source:
 
     def _raise_credit(self, limit: int) -> None:
         self._credit = max(self._credit, limit)
+        if self.mode is RoomMode.RELIABLE:
+            self._forget_received()
+            self._send_unsent()
         self._waiting.unpark_all()
+
+    def _forget_received(self) -> None:
+        """What lies more than a window below the credit has been read by the server."""
+        limits = self._line.session.connection.limits
+        received = self._credit - limits.backlog_bytes - limits.max_frame_bytes
+        while self._sent and self._sent[0].end_total <= received:
+            self._sent.popleft()
+
+    def _send_unsent(self) -> None:
+        """Send again what was lost, as far as the credit goes."""
+        outgoing = self._outgoing()
+        while self._unsent and outgoing is not None:
+            frame = self._unsent[0]
+            if self._counted + frame.size > self._credit:
+                return
+            self._unsent.popleft()
+            outgoing.push_nowait(*frame.pieces)
+            self._counted += frame.size
+            self._sent.append(attrs.evolve(frame, end_total=self._counted))
 
     def _wake(self) -> None:
         self._waiting.unpark_all()
+
+    # -- called by the reconnector ----------------------------------------------
+
+    def _lose(self) -> None:
+        """The connection is lost, and another is being looked for."""
+        self._session = None
+        self._waiting.unpark_all()
+
+    def _pause(self) -> None:
+        """Wait with new frames: the connection is about to be left."""
+        self._pausing = True
+
+    def _resume(self, session: Session, answer: messages.PublishAnswer) -> None:
+        """Go on where the server stands, over another connection.
+
+        To be called in the step that reads the answer. The source must be
+        the same, or its room live.
+        """
+        last_seqs = {track.track: track.last_seq for track in answer.tracks}
+        same = answer.source == self._number
+        self._number = answer.source
+        self._counted, self._credit = answer.received, answer.credit
+        self._session = session
+        self._pausing = False
+        if self.mode is RoomMode.RELIABLE:
+            frames = (*self._sent, *self._unsent)
+            self._sent.clear()
+            self._unsent = deque(f for f in frames if f.seq > last_seqs.get(f.track, -1))
+            self._send_unsent()
+        else:
+            for track in {*self._next_seqs, *last_seqs}:
+                self._resume_live(track, last_seqs.get(track, -1), same)
+        for track, last_seq in last_seqs.items():
+            self._next_seqs[track] = max(self._next_seqs.get(track, 0), last_seq + 1)
+        self._waiting.unpark_all()
+
+    def _left_complete(self, last_seqs: dict[int, int]) -> bool:
+        """The source has left on the server: settle `unpublish` if nothing was missing."""
+        if any(last_seqs.get(track, -1) + 1 < seq for track, seq in self._next_seqs.items()):
+            return False
+        frames = sum(last_seq + 1 for last_seq in last_seqs.values())
+        self.result = messages.UnpublishAnswer(forwarded=frames, discarded=0)
+        self._finish(_unpublished)
+        return True
+
+    def _resume_live(self, track: int, last_seq: int, same: bool) -> None:
+        """Send again what a track cannot do without, if it was lost."""
+        next_seq = self._next_seqs.get(track, 0) if same else 0
+        init, end = self._inits.get(track), self._ends.get(track)
+        again = []
+        if init is not None and (init.seq > last_seq or not same):
+            again.append(init)
+        if end is not None and (end.seq > last_seq or not same):
+            if same:
+                next_seq = end.seq  # nothing follows it, so its number may move
+            again.append(end)
+        if init is not None and init is end:
+            again = again[:1]
+        self._next_seqs[track] = next_seq
+        outgoing = self._outgoing()
+        for pinned in again:
+            seq = self._next_seqs[track]
+            self._next_seqs[track] = seq + 1
+            header = encode_stream_header(
+                room=self._room,
+                source=self._number,
+                track=track,
+                seq=seq,
+                timestamp_us=pinned.timestamp_us,
+                flags=pinned.flags,
+                payload_bytes=len(pinned.payload),
+            )
+            if outgoing is not None:
+                outgoing.push_nowait(header, pinned.payload)
+                self._counted += len(header) + len(pinned.payload)
+            renewed = attrs.evolve(pinned, seq=seq)
+            if pinned.flags & _INIT:
+                self._inits[track] = renewed
+            if pinned.flags & _END:
+                self._ends[track] = renewed
+
+
+def _unpublished() -> Exception:
+    return LocalProtocolError("the source has been unpublished")
