@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import os
 import socket
@@ -28,7 +29,7 @@ from tim_trio.protocol.messages import Right, encode_close
 
 _BACKLOG: Final = 4096
 #: Connections accepted in a row before other tasks get a turn.
-_ACCEPTS_IN_A_ROW: Final = 64
+_ACCEPTS_IN_A_ROW: Final = 32
 _ACCEPT_PAUSE_S: Final = 0.2
 #: Out of descriptors or memory: nothing is wrong with the listener, wait.
 _ACCEPT_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -74,6 +75,7 @@ def open_listeners(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
+@functools.lru_cache(maxsize=1024)
 def is_loopback(address: str) -> bool:
     """Say whether a numeric address is this machine's loopback."""
     ip = ipaddress.ip_address(address.partition("%")[0])
