@@ -17,3 +17,14 @@ def test_closes_are_counted_by_label() -> None:
     for code in (None, Code.SLOW_CONSUMER, 1005, 1234, None):
         node.count_close(code)
     assert node.closes == {"lost": 2, "slow_consumer": 2, "code 1234": 1}
+
+
+def test_figures_are_the_numbers_by_name() -> None:
+    node = Node(LIMITS)
+    node.backlog_bytes = 3
+    node.count_close(None)
+    figures = node.figures()
+    assert figures["backlog_bytes"] == 3
+    assert set(figures) == {
+        name for name in Node.__annotations__ if name not in ("limits", "closes")
+    }

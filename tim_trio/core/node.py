@@ -43,5 +43,13 @@ class Node:
     discarded: int = 0
     closes: Counter[str] = attrs.field(factory=Counter)
 
+    def figures(self) -> dict[str, int]:
+        """Return all numbers by name: what is held now, and what was done since the start."""
+        return {
+            name: value
+            for name in (attribute.name for attribute in attrs.fields(Node))
+            if isinstance(value := getattr(self, name), int)
+        }
+
     def count_close(self, code: int | None) -> None:
         self.closes["lost" if code is None else code_label(code)] += 1

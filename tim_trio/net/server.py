@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import ipaddress
 import os
 import socket
@@ -30,6 +31,7 @@ from tim_trio.protocol.messages import Right, encode_close
 _BACKLOG: Final = 4096
 #: Connections accepted in a row before other tasks get a turn.
 _ACCEPTS_IN_A_ROW: Final = 32
+_FIGURES_INTERVAL_S: Final = 60
 _ACCEPT_PAUSE_S: Final = 0.2
 #: Out of descriptors or memory: nothing is wrong with the listener, wait.
 _ACCEPT_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
@@ -306,11 +308,16 @@ class Server:
                     session.ping(now)
 
     async def _report(self) -> None:
-        """Log what went wrong in storms, at most a line a second."""
+        """Log what went wrong in storms, at most a line a second, and the node's
+        figures once a minute while they change."""
         gaps = discarded = 0
         node = self.node
-        while True:
+        figures = node.figures()
+        for second in itertools.count(1):
             await trio.sleep(1)
+            if second % _FIGURES_INTERVAL_S == 0 and node.figures() != figures:
+                figures = node.figures()
+                _log.info("figures", **figures)
             if node.gaps != gaps or node.discarded != discarded:
                 _log.warning(
                     "frames dropped",
