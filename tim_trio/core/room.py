@@ -124,6 +124,8 @@ class Room:
             RemoteProtocolError: the run's ``seq`` does not follow.
         """
         track = source.tracks.get(run.track) or self._new_track(source, run.track)
+        if run.init_bytes:
+            self._check_init(track, run.init_bytes)
         source.received_bytes += len(run.data)
         if source.pace is not None:
             source.pace.received += len(run.data)
@@ -158,7 +160,9 @@ class Room:
         frames = fresh.last_seq - fresh.first_seq + 1
         track.next_seq = fresh.last_seq + 1
         if fresh.init_bytes:
-            self._pin_init(source, track, fresh.data[: fresh.init_bytes])
+            self._init_bytes += fresh.init_bytes - len(track.init or b"")
+            track.init = fresh.data[: fresh.init_bytes]
+            source.changed()
         if fresh.last_key >= 0:
             track.keyed = True
         if fresh.end_offset >= 0:
@@ -183,13 +187,10 @@ class Room:
         self._tracks += 1
         return source.new_track(number, self._budget)
 
-    def _pin_init(self, source: Source, track: Track, init: bytes) -> None:
-        size = self._init_bytes + len(init) - len(track.init or b"")
+    def _check_init(self, track: Track, size: int) -> None:
+        size += self._init_bytes - len(track.init or b"")
         if size > self._node.limits.max_room_init_bytes:
             raise RemoteProtocolError(f"{size} bytes of INITs in a room", Code.FLOODING)
-        self._init_bytes = size
-        track.init = init
-        source.changed()
 
     def _send_reliably(self, run: Run, pace: Pace, now: float) -> None:
         if pace.held is not None:
