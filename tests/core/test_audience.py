@@ -112,7 +112,7 @@ def test_a_broken_socket_is_aborted_alone(hall: Hall) -> None:
 
 def test_reliable_bytes_are_queued_past_every_bound(hall: Hall) -> None:
     slow, quick = hall.join(budget=0), hall.join()
-    pace = Pace(10**6, 4096, lambda limit: None)
+    pace = Pace(10**6, 10**6, 4096, lambda limit: None)
     for peer in (slow, quick):
         pace.join(hall.subscription(peer))
     runs = [hall.writer.run(0, size=4000) for _ in range(5)]

@@ -389,6 +389,19 @@ async def test_one_subscription_per_room_and_a_bound_on_all() -> None:
     node.subscribe(bob, rooms[1].number)
 
 
+async def test_who_does_not_read_what_it_got_cannot_subscribe_on() -> None:
+    node = Node(room_cache_bytes=64 * 1024, node_cache_bytes=64 * 1024)
+    room, bob = await node.room(), node.peer("bob")
+    source = node.publish(node.alice, room.number)
+    room.push(source, TrackWriter(room.number).run(KEY, 0, 0, size=4000), 0.0)
+    bob.wire.budget = 0
+    node.subscribe(bob, room.number)
+    node.manager.unsubscribe(bob.member, room.number)
+    assert await refusal(later(lambda: node.subscribe(bob, room.number))) is Code.UNAVAILABLE
+    await bob.write()
+    node.subscribe(bob, room.number)
+
+
 async def test_who_has_not_subscribed_cannot_unsubscribe(node: Node) -> None:
     room = await node.room()
     act = later(lambda: node.manager.unsubscribe(node.alice.member, room.number))

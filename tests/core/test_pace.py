@@ -10,6 +10,7 @@ from tim_trio.core.pace import Flow, Pace
 from tim_trio.core.subscription import Subscription
 
 WINDOW = 800
+HOLD = 800
 FRAME = 100
 EIGHTH = WINDOW // 8
 
@@ -19,7 +20,7 @@ class Course:
 
     def __init__(self) -> None:
         self.told: list[int] = []
-        self.pace = Pace(WINDOW, FRAME, self.told.append)
+        self.pace = Pace(WINDOW, HOLD, FRAME, self.told.append)
 
     def subscriber(self, credit: int = 0) -> Subscription:
         node = Node(LIMITS)
@@ -54,6 +55,14 @@ def test_a_source_may_send_a_window_before_anyone_has_come(course: Course) -> No
     assert not course.pace.overdrawn
     course.pace.received += 1
     assert course.pace.overdrawn
+
+
+def test_where_nothing_is_held_the_source_waits_for_the_first_subscriber() -> None:
+    told: list[int] = []
+    pace = Pace(WINDOW, 0, FRAME, told.append)
+    assert pace.told == 0
+    pace.join(Course().subscriber())
+    assert told == [WINDOW]
 
 
 def test_the_first_subscriber_lets_it_go_on(course: Course) -> None:

@@ -29,6 +29,7 @@ from tim_trio.core.node import Node
 from tim_trio.core.room import Room
 from tim_trio.core.sources import Source
 from tim_trio.errors import Code, RemoteProtocolError, RoomError
+from tim_trio.limits import KIB, Limits
 from tim_trio.protocol.layout import UNLIMITED_CREDIT
 from tim_trio.protocol.messages import (
     Credit,
@@ -57,13 +58,17 @@ from tim_trio.protocol.runs import Run
 from tim_trio.protocol.stream import StreamFrame
 
 OTHER_TOKEN = bytes(16)
+#: What a reliable source may have under way to one subscriber.
+WINDOW = LIMITS.backlog_bytes + LIMITS.max_frame_bytes
 
 
 class Stage:
     """A room with a publisher, its source, and whoever joins."""
 
-    def __init__(self, *, mode: RoomMode = RoomMode.LIVE, gather_ms: int = 0) -> None:
-        self.node = Node(LIMITS)
+    def __init__(
+        self, *, mode: RoomMode = RoomMode.LIVE, gather_ms: int = 0, bounds: Limits = LIMITS
+    ) -> None:
+        self.node = Node(bounds)
         self.flushes: list[float] = []
         self.room: Room = make_room(
             self.node,
@@ -730,10 +735,7 @@ def test_who_lags_is_offered_what_was_gathered_run_by_run(gathering: Stage) -> N
 
 @pytest.fixture
 def reliable() -> Stage:
-    return Stage(mode=RoomMode.RELIABLE)
-
-
-WINDOW = LIMITS.backlog_bytes + LIMITS.max_frame_bytes
+    return Stage(mode=RoomMode.RELIABLE, bounds=limits(room_cache_bytes=5 * WINDOW // 2))
 
 
 def test_a_reliable_source_is_told_its_credit(reliable: Stage) -> None:
@@ -751,6 +753,34 @@ def test_what_came_before_anyone_is_held_for_the_first_subscriber(reliable: Stag
     reliable.send(0)
     assert seqs(first.new()) == [0, 1, 2, 3]
     assert seqs(second.new()) == [2, 3]
+
+
+def test_what_is_held_counts_as_cache_and_where_that_is_full_the_source_waits(
+    reliable: Stage,
+) -> None:
+    """There is room for what two sources hold, and no more."""
+    second = open_source(reliable.room, reliable.alice, OTHER_TOKEN)
+    assert reliable.node.cache_bytes == 2 * WINDOW
+    third = reliable.peer("alice")
+    reliable.room.publish(third.member, bytes(15) + b"x", 1, 0.0)
+    (answer,) = of_kind(PublishAnswer, third.new())
+    assert answer.credit == 0
+    reliable.room.end_source(second, SourceLeftReason.UNPUBLISHED, 0.0)
+    assert reliable.node.cache_bytes == WINDOW
+    reliable.viewer()
+    assert reliable.node.cache_bytes == 0
+    assert [each.limit for each in of_kind(Credit, third.new())] == [WINDOW]
+
+
+def test_the_answer_offers_what_is_held(reliable: Stage) -> None:
+    reliable.send(0, END)
+    answers = []
+    for start in (StartFrom.LIVE, StartFrom.GROUP):
+        peer = reliable.peer()
+        join(reliable.room, peer, start)
+        answers += of_kind(SubscribeAnswer, peer.new())
+    states = [answer.sources[0].tracks[0].state for answer in answers]
+    assert states == [TrackState.ENDED | TrackState.CACHED_GROUP, TrackState.ENDED]
 
 
 def test_the_publisher_moves_at_the_pace_of_the_slowest(reliable: Stage) -> None:
@@ -838,6 +868,33 @@ def test_who_holds_a_reliable_source_up_is_found(reliable: Stage, stage: Stage) 
     stage.viewer(budget=0)
     stage.send(0, size=4000)
     assert stage.room.find_slow(patience) == []
+
+
+def test_inits_are_bounded_per_room_and_freed_with_their_source() -> None:
+    """A refused run leaves everything as it was, so that a takeover can go on."""
+    node = Node(limits(max_room_init_bytes=64 * KIB))
+    room, alice, viewer = make_room(node), make_peer(node), make_peer(node)
+    source = open_source(room, alice)
+    join(room, viewer)
+    writers = [TrackWriter(track=track) for track in range(64)]
+    for writer in writers:
+        room.push(source, writer.run(INIT, size=KIB), 0.0)
+    # A track's next INIT takes the place of the one before.
+    for writer in writers:
+        room.push(source, writer.run(INIT, size=KIB), 0.0)
+    room.push(source, writers[0].run(KEY), 0.0)
+    viewer.new()
+    with pytest.raises(RemoteProtocolError) as caught:
+        room.push(source, writers[0].run(INIT, END, size=KIB + 1), 0.0)
+    assert caught.value.code is Code.FLOODING
+    assert viewer.new() == []
+    assert source.tracks[0].info().last_seq == 2
+    assert not source.tracks[0].ended
+    room.end_source(source, SourceLeftReason.CONNECTION_LOST, 0.0)
+    source = open_source(room, alice)
+    for track in range(64):
+        writer = TrackWriter(source=source.number, track=track)
+        room.push(source, writer.run(INIT, size=KIB), 0.0)
 
 
 def test_tracks_are_bounded_per_room_and_freed_with_their_source() -> None:

@@ -251,6 +251,25 @@ def test_a_track_without_a_group_gives_its_newest_init(
     assert node.cache_bytes == 0
 
 
+def test_what_is_kept_for_joiners_is_counted_until_it_changes(
+    source: Source, node: Node, budget: CacheBudget
+) -> None:
+    picture = TrackWriter()
+    follow(source, picture.run(INIT), budget, 1)
+    follow(source, picture.run(KEY), budget, 2)
+    with_group = source.opening(node, with_groups=True)
+    inits = source.opening(node, with_groups=False)
+    assert source.opening(node, with_groups=False) is inits
+    assert node.pinned_bytes == len(with_group.data) + len(inits.data)
+    # Somebody is still being sent one of them.
+    inits.charge(len(inits.data), 0.0)
+    source.changed()
+    assert node.pinned_bytes == len(inits.data)
+    inits.settle(len(inits.data), done=True)
+    source.changed()
+    assert node.pinned_bytes == 0
+
+
 def test_joiners_share_one_piece_until_the_next_frame(
     source: Source, node: Node, budget: CacheBudget
 ) -> None:
@@ -268,7 +287,7 @@ def test_what_a_reliable_room_held_is_the_first_subscribers(
     source: Source, node: Node, budget: CacheBudget
 ) -> None:
     picture = TrackWriter()
-    source.pace = Pace(10**6, 4096, lambda limit: None)
+    source.pace = Pace(10**6, 10**6, 4096, lambda limit: None)
     for arrival, run in enumerate([picture.run(INIT), picture.run(0), picture.run(KEY)]):
         assert source.pace.held is not None
         source.pace.held.append(run.data)
