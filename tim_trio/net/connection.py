@@ -26,7 +26,7 @@ from tim_trio.protocol.runs import Run
 READ_BYTES: Final = 256 * 1024
 #: What is read where little comes at a time: making room for a large read
 #: costs 20 µs, which is as much as ten sends' worth of our own work.
-_SMALL_READ_BYTES: Final = 64 * 1024
+_SMALL_READ_BYTES: Final = 96 * 1024
 #: Full reads in a row before other tasks get a turn.
 _READS_IN_A_ROW: Final = 4
 #: Deliveries in a row before other tasks get a turn: a few milliseconds.
