@@ -319,7 +319,7 @@ def test_a_watcher_that_was_too_slow_says_what_is_missing(
     command_line.until_watched(room, 1)
     with frozen(watch):
         # Far more than the server holds for one watcher, and the END behind it.
-        assert command_line.run("push", room, source, "--quiet") == (0, "", "")
+        assert command_line.run("push", room, source, "--rate", 0, "--quiet") == (0, "", "")
     code, _, err = finish(watch)
     assert code == 4
     found = re.search(r"error: (\d+) frames are missing", err)

@@ -6,7 +6,8 @@ import pytest
 
 from tests.net.scripted_server import ROOM, frame
 from tim_trio.cli.selection import Outcome, Selection
-from tim_trio.net.client import Item
+from tim_trio.errors import ConnectionClosed
+from tim_trio.net.client import Item, Reconnected, Reconnecting
 from tim_trio.protocol.layout import Flag
 from tim_trio.protocol.messages import (
     Gap,
@@ -125,3 +126,29 @@ def test_what_is_left_to_wait_for(
     selection = Selection(RoomMode.LIVE, wanted_source, wanted_track)
     selection.begin(sources)
     assert selection.outcome is outcome
+
+
+def test_a_reconnect_goes_on_and_counts_what_is_missing() -> None:
+    selection = Selection(RoomMode.LIVE)
+    back = Reconnected(after_s=1.0, attempts=2, sources=(source(7, track(0)),))
+    lost = Reconnecting(ConnectionClosed())
+    assert feed(selection, frame(0, b"a"), lost, back, gap(1, 3), frame(4, b"b", flags=END)) == [
+        b"a",
+        b"b",
+    ]
+    assert (selection.missing_frames, selection.outcome) == (3, Outcome.GAP)
+
+
+def test_an_end_that_came_while_away() -> None:
+    selection = Selection(RoomMode.LIVE)
+    back = Reconnected(after_s=1.0, attempts=2, sources=(source(7, ended(0), left=True),))
+    feed(selection, frame(0, b"a"), back)
+    assert not selection.over
+    feed(selection, gap(1, 9))
+    assert (selection.missing_frames, selection.outcome) == (9, Outcome.GAP)
+
+
+def test_a_whole_stream_that_came_while_away() -> None:
+    selection = Selection(RoomMode.LIVE)
+    feed(selection, Reconnected(after_s=1.0, attempts=2, sources=(source(7, ended(0)),)))
+    assert (selection.missing_frames, selection.outcome) == (10, Outcome.GAP)

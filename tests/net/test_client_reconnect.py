@@ -376,6 +376,7 @@ async def test_a_live_source_drops_and_goes_on_by_its_own_numbers(
         assert source.next_seq() == 7
         # The server has not got the last one either.
         again = await take_over(network, source, published(TrackInfo(track=0, state=4, last_seq=2)))
+        assert (source.lost_frames, source.resumed) == (4, 1)
         assert await source.send(b"y") == 7
         (first,) = await again.expect_frames(1)
         assert (first.seq, first.payload) == (7, b"y")  # subscribers get GAP 3 to 6

@@ -57,6 +57,11 @@ def byte_count(text: str) -> int:
     raise click.BadParameter(f"{text!r} is not a number of bytes such as 500k, 2M or 64Ki")
 
 
+def byte_rate(text: str) -> int:
+    """Read a number of bytes a second; 0 for as fast as possible."""
+    return 0 if text.strip() == "0" else byte_count(text)
+
+
 def _or_login_name(_ctx: click.Context, _param: click.Parameter, account: str | None) -> str:
     if account is not None:
         return account
@@ -93,4 +98,13 @@ def server_options(command: F) -> F:
     return command
 
 
+reconnect_option = click.option(
+    "--reconnect-for",
+    "reconnect_for_s",
+    type=click.FloatRange(0),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to look for the server after the connection is lost; 0 for not at all.",
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")

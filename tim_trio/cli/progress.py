@@ -13,6 +13,8 @@ from typing import Final, TextIO
 import attrs
 import trio
 
+from tim_trio.errors import ConnectionClosed
+from tim_trio.net.client import Client, Reconnected, Reconnecting
 from tim_trio.net.client.plain_nursery import open_plain_nursery
 
 _TERMINAL_PERIOD_S: Final = 0.2
@@ -48,12 +50,17 @@ class Progress:
     _shown_at: float = 0.0
 
     @asynccontextmanager
-    async def shown(self) -> AsyncIterator[None]:
-        """Show progress while the block runs, and the totals at its end."""
+    async def shown(self, client: Client | None = None) -> AsyncIterator[None]:
+        """Show progress while the block runs, and the totals at its end.
+
+        With ``client``, also say when its connection is lost and back.
+        """
         self._started = self._shown_at = trio.current_time()
         async with open_plain_nursery() as nursery:
             if not self.quiet:
                 nursery.start_soon(self._show)
+                if client is not None:
+                    nursery.start_soon(self._tell_of_losses, client)
             try:
                 yield
             finally:
@@ -65,6 +72,16 @@ class Progress:
         """Write a line of its own, also when quiet is off only for progress."""
         if not self.quiet:
             self._write(f"{text}\n")
+
+    async def _tell_of_losses(self, client: Client) -> None:
+        try:
+            async for event in client.events():
+                if isinstance(event, Reconnecting):
+                    self.say(f"{event.error}: reconnecting")
+                elif isinstance(event, Reconnected):
+                    self.say(f"reconnected after {event.after_s:.1f} s")
+        except ConnectionClosed:
+            pass  # the command finds out by itself
 
     async def _show(self) -> None:
         live = self._file.isatty()

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 import click
 import trio
 
-from tim_trio.cli.options import byte_count, quiet_option, room_id, server_options
+from tim_trio.cli.options import (
+    byte_count,
+    byte_rate,
+    quiet_option,
+    reconnect_option,
+    room_id,
+    server_options,
+)
 from tim_trio.cli.progress import Progress
 from tim_trio.cli.runner import run
-from tim_trio.net.client import Client, connect
+from tim_trio.cli.token import read_token
+from tim_trio.net.client import Bounds, Client, Source, connect
 from tim_trio.net.client.client import Mode
 
 #: A pipe gives what it holds at once, so this does not delay live input.
 READ_BYTES: Final = 1024 * 1024
+#: Of a file into a live room: it has no clock of its own, and a live room
+#: drops for whoever cannot keep up. Faster than most video, slower than a network.
+_FILE_RATE: Final = 2_000_000
 #: Behind schedule by more than this, the rest is not sent in a burst.
 _MAX_LATE_S: Final = 0.25
 #: Sleeping for less costs more than it paces.
@@ -41,7 +55,11 @@ _MIN_SLEEP_S: Final = 0.002
     help="Begin once N watch the room.",
 )
 @click.option(
-    "--rate", type=byte_count, metavar="BYTES_PER_S", help="Not faster than this: 500k, 2M, …"
+    "--rate",
+    type=byte_rate,
+    metavar="BYTES_PER_S",
+    help="Not faster than this: 500k, 2M, …; 0 for as fast as possible.  "
+    "[default: 2M for a file into a live room, else 0]",
 )
 @click.option(
     "--frame-bytes",
@@ -51,6 +69,16 @@ _MIN_SLEEP_S: Final = 0.002
     metavar="BYTES",
     help="Largest payload of one frame.",
 )
+@click.option(
+    "--token",
+    "token_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Push with the secret in FILE, made if absent: started again with it, "
+    "with the same ROOM, SOURCE and --frame-bytes, a push goes on where it was cut off, "
+    "if the server still waits for it (5 s, by default).",
+)
+@reconnect_option
 @server_options
 @quiet_option
 def push(
@@ -60,6 +88,8 @@ def push(
     wait_subscribers: int,
     rate: int | None,
     frame_bytes: int,
+    token_path: Path | None,
+    reconnect_for_s: float,
     server: str,
     account: str,
     quiet: bool,
@@ -70,6 +100,12 @@ def push(
     The bytes travel as they are, without keyframes: who watches from the
     start gets all of it, who comes later gets what follows. Exit code 0 says
     that the server has handed on every frame.
+
+    A live room drops for whoever cannot keep up, so a file goes there at 2
+    MB/s unless --rate says otherwise. In a room of --mode reliable nothing
+    is dropped, and the slowest watcher sets the pace.
+
+    A lost connection is replaced. Meanwhile nothing is read from SOURCE.
     """
     match arguments:
         case (path,):
@@ -79,9 +115,13 @@ def push(
         case _:
             raise click.UsageError("give SOURCE, or ROOM and SOURCE")
     fd = _open(path)
+    token = read_token(token_path) if token_path is not None else None
 
     async def command() -> int:
-        async with connect(server, account=account) as client:
+        bounds = Bounds(reconnect_for_s=reconnect_for_s)
+        async with connect(
+            server, account=account, reconnect=reconnect_for_s > 0, bounds=bounds
+        ) as client:
             nonlocal room
             if room is None:
                 room = await client.register_room(mode=mode or "live")
@@ -96,6 +136,7 @@ def push(
                 wait_subscribers=wait_subscribers,
                 rate=rate,
                 frame_bytes=frame_bytes,
+                token=token,
                 quiet=quiet,
             )
         return 0
@@ -138,36 +179,121 @@ async def _push(
     wait_subscribers: int,
     rate: int | None,
     frame_bytes: int,
+    token: bytes | None,
     quiet: bool,
 ) -> None:
-    async with client.publish(room) as source:
+    async with client.publish(room, token=token) as source:
         actual = source.mode.name.lower()
         if mode is not None and mode != actual:
             raise click.ClickException(f"room {room} is {actual}, not {mode}")
-        progress = Progress("pushed", lambda: f"{source.viewers or 0} watching", quiet=quiet)
+
+        def describe() -> str:
+            return f"{source.viewers or 0} watching" + (
+                "" if client.is_connected else ", reconnecting"
+            )
+
+        progress = Progress("pushed", describe, quiet=quiet)
+        if rate is None and actual == "live" and _is_file(fd):
+            rate = _FILE_RATE
+            progress.say(
+                "pushing at 2 MB/s, since a live room drops for whoever cannot keep up "
+                "(--rate 0: as fast as possible; --mode reliable: nothing is dropped)"
+            )
+        done = await _skip(fd, source, track, frame_bytes)
+        if source.has_ended(track):
+            progress.say("all of it has been pushed before")
+            return
+        if done:
+            progress.say(f"going on behind {done} bytes pushed before")
         if wait_subscribers:
             progress.say(f"waiting for {wait_subscribers} to watch room {room}")
             await source.wait_viewers(wait_subscribers)
-        async with progress.shown():
-            pacer = _Pacer(rate)
-            while data := await _read(fd):
-                for start in range(0, len(data), frame_bytes):
-                    payload = data[start : start + frame_bytes]
-                    await pacer.wait(len(payload))
-                    await source.send(payload, track=track)
-                    progress.frames += 1
-                    progress.bytes += len(payload)
+        async with progress.shown(client):
+            pacer = _Pacer(rate or None)
+            async for payload in _payloads(fd, frame_bytes, whole=token is not None):
+                await pacer.wait(len(payload))
+                if not client.is_connected:
+                    await client.wait_connected()
+                await source.send(payload, track=track)
+                progress.frames += 1
+                progress.bytes += len(payload)
+            if not client.is_connected:
+                await client.wait_connected()
             await source.send(b"", track=track, end=True)
             result = await source.unpublish()
-        if result.discarded:
+        if source.lost_frames:
+            raise click.ClickException(
+                f"{source.lost_frames} frames were lost with the connection "
+                "(a room of --mode reliable loses none)"
+            )
+        if result.discarded and token is None and not source.resumed:
             raise click.ClickException(f"the server discarded {result.discarded} frames")
 
 
-async def _read(fd: int) -> bytes:
-    """Return what there is, at most a MiB; nothing at the end of input."""
+def _is_file(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+async def _skip(fd: int, source: Source, track: int, frame_bytes: int) -> int:
+    """Pass over what was pushed before with this token; return how much that was.
+
+    Raises:
+        click.ClickException: the input does not fit what was pushed.
+    """
+    frames = source.next_seq(track)
+    if source.has_ended(track):
+        frames -= 1  # END is an empty frame behind the data
+    pushed = frames * frame_bytes
+    if not pushed:
+        return 0
+    there = os.fstat(fd).st_size if _is_file(fd) else await _drop(fd, pushed)
+    # The last frame may have been a short one.
+    if there <= pushed - frame_bytes:
+        raise click.ClickException(
+            f"{frames} frames of {frame_bytes} bytes were pushed with this token before, "
+            f"but the input has only {there} bytes: is it the same, and --frame-bytes too?"
+        )
+    if _is_file(fd):
+        os.lseek(fd, min(pushed, there), os.SEEK_SET)
+    return min(pushed, there)
+
+
+async def _drop(fd: int, count: int) -> int:
+    """Read ``count`` bytes and drop them; return how many there were."""
+    dropped = 0
+    while dropped < count:
+        data = await _read(fd, count - dropped)
+        if not data:
+            break
+        dropped += len(data)
+    return dropped
+
+
+async def _payloads(fd: int, frame_bytes: int, *, whole: bool) -> AsyncIterator[bytes]:
+    """Yield the input in pieces of at most ``frame_bytes``.
+
+    Args:
+        whole: all but the last have exactly that size, so that a number of
+            frames says a place in the input; else what there is goes at once.
+    """
+    kept = b""
+    while data := await _read(fd, READ_BYTES):
+        data = kept + data
+        end = len(data) - len(data) % frame_bytes if whole else len(data)
+        for start in range(0, end, frame_bytes):
+            yield data[start : min(start + frame_bytes, end)]
+        kept = data[end:]
+    if kept:
+        yield kept
+
+
+async def _read(fd: int, count: int) -> bytes:
+    """Return what there is, at most ``count`` bytes or a MiB; nothing at the end of input."""
     try:
         # Abandoned on cancellation: a terminal or pipe may never speak again.
-        return await trio.to_thread.run_sync(os.read, fd, READ_BYTES, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(
+            os.read, fd, min(count, READ_BYTES), abandon_on_cancel=True
+        )
     except OSError as error:
         raise ReadFailed(error.strerror) from error
 

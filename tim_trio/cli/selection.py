@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from tim_trio.net.client import Item
+from tim_trio.net.client import Item, Reconnected, Reconnecting
 from tim_trio.protocol.messages import (
     Gap,
     RoomMode,
@@ -40,6 +40,7 @@ class Selection:
         source, track: what is followed, None until a frame decides.
         missing_frames: that gaps on this track announced.
         outcome: set once the watch is over.
+        source_left: the followed source has, before its END.
     """
 
     mode: RoomMode
@@ -47,7 +48,10 @@ class Selection:
     track: int | None = None
     missing_frames: int = 0
     outcome: Outcome | None = None
+    source_left: bool = False
     _begun: bool = False
+    #: END came while the connection was away; the Gap that says so is next.
+    _end_missed: bool = False
 
     @property
     def over(self) -> bool:
@@ -65,6 +69,7 @@ class Selection:
         if any(track.ended for one in candidates for track in self._tracks(one)):
             self.outcome = Outcome.ENDED
         elif candidates and self.source is not None:
+            self.source_left = True
             self.outcome = Outcome.CUT_OFF
 
     def take(self, item: Item) -> bytes | None:
@@ -75,12 +80,39 @@ class Selection:
             case Gap():
                 if (item.source, item.track) == (self.source, self.track):
                     self.missing_frames += item.last_seq - item.first_seq + 1
+                    if self._end_missed:
+                        self.outcome = Outcome.GAP
+            case Reconnected():
+                self._look_again(item.sources)
+            case Reconnecting():
+                pass
             case SourceLeft():
                 if item.source == self.source:
+                    self.source_left = True
                     self.outcome = Outcome.CUT_OFF
             case SourceJoined():
                 pass  # whoever sends first is followed, not whoever came first
         return None
+
+    def _look_again(self, sources: Iterable[SourceInfo]) -> None:
+        """After a reconnect: has what is followed ended meanwhile?"""
+        if not self._begun:
+            self.begin(sources)
+            if self.outcome is Outcome.ENDED:  # not before we came: while we were away
+                self.outcome = Outcome.GAP
+                self.missing_frames = sum(
+                    track.last_seq + 1
+                    for one in sources
+                    if self.source in (None, one.source)
+                    for track in self._tracks(one)
+                )
+            return
+        self._end_missed = any(
+            track.ended and not track.state & TrackState.CACHED_GROUP
+            for one in sources
+            if one.source == self.source
+            for track in self._tracks(one)
+        )
 
     def _take_frame(self, frame: StreamFrame) -> bytes | None:
         if self.source not in (None, frame.source) or self.track not in (None, frame.track):

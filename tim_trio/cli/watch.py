@@ -8,12 +8,13 @@ from typing import Final
 import click
 import trio
 
-from tim_trio.cli.options import quiet_option, room_id, server_options
+from tim_trio.cli.options import quiet_option, reconnect_option, room_id, server_options
 from tim_trio.cli.output import Output, OutputClosed
 from tim_trio.cli.progress import Progress
 from tim_trio.cli.runner import PIPE_CLOSED, run
 from tim_trio.cli.selection import Outcome, Selection
-from tim_trio.net.client import Item, RoomClosed, Subscription, connect
+from tim_trio.errors import NoSuchRoom
+from tim_trio.net.client import Bounds, Item, RoomClosed, Subscription, connect
 
 #: Written at once when so much has already come: a thread's hop per frame is dear.
 _WRITE_BYTES: Final = 1024 * 1024
@@ -39,6 +40,7 @@ _WRITE_BYTES: Final = 1024 * 1024
     metavar="N",
     help="Only this track.  [default: the first that comes]",
 )
+@reconnect_option
 @server_options
 @quiet_option
 def watch(
@@ -46,11 +48,15 @@ def watch(
     out: Path | None,
     source: int | None,
     track: int | None,
+    reconnect_for_s: float,
     server: str,
     account: str,
     quiet: bool,
 ) -> int:
     """Write one track of one source in ROOM, in order, until its END.
+
+    A lost connection is replaced. What came meanwhile is asked for again as
+    far as the server has it; the rest counts as missing.
 
     \b
     Exit codes:
@@ -66,10 +72,16 @@ def watch(
     output = Output(out)
 
     async def command() -> int:
-        async with connect(server, account=account) as client, client.subscribe(room) as stream:
+        bounds = Bounds(reconnect_for_s=reconnect_for_s)
+        async with (
+            connect(
+                server, account=account, reconnect=reconnect_for_s > 0, bounds=bounds
+            ) as client,
+            client.subscribe(room) as stream,
+        ):
             selection = Selection(stream.mode, source, track)
             progress = Progress("received", lambda: f"{selection.missing_frames} missing", quiet)
-            async with progress.shown():
+            async with progress.shown(client):
                 await _copy(stream, selection, output, progress)
         return _finish(selection, stream, output)
 
@@ -95,7 +107,8 @@ async def _copy(
     while not selection.over:
         try:
             item: Item | None = await anext(stream)
-        except (StopAsyncIteration, RoomClosed):
+        except (StopAsyncIteration, RoomClosed, NoSuchRoom):
+            # The last: gone while the connection was away.
             selection.outcome = Outcome.CUT_OFF
             return
         pieces: list[bytes] = []
@@ -133,6 +146,8 @@ def _finish(selection: Selection, stream: Subscription, output: Output) -> int:
             )
         case Outcome.CUT_OFF if stream.closed is not None:
             _warn(str(stream.closed))
+        case Outcome.CUT_OFF if not selection.source_left:
+            _warn(f"room {stream.room} was gone when the connection was back")
         case Outcome.CUT_OFF:
             _warn(f"source {selection.source} left before its END")
         case Outcome.MISSED_START:

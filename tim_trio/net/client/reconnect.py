@@ -121,7 +121,7 @@ class Reconnector:
             code, text = error.code, error.text
         else:
             code = reason.code
-            text = f"{reason.text or reason}; no way back: {error}"
+            text = "; ".join(filter(None, (reason.text, f"no way back: {error}")))
         self._client._give_up(partial(ConnectionClosed, code, text))
 
     async def _resume_all(self, session: Session, after_s: float, attempts: int) -> None:

@@ -77,6 +77,9 @@ class Source:
         viewers: subscriptions of the room, as last told; None before the first word.
         sent_frames, sent_bytes: handed to the connection here, whole frames with headers.
         dropped_frames: sent while the connection was away, in a live room.
+        lost_frames: those, and what was under way when the connection was lost,
+            as far as the server had not got it.
+        resumed: how often it went on over another connection.
         result: what UNPUBLISH was answered with, None before.
     """
 
@@ -86,6 +89,8 @@ class Source:
     sent_frames: int = 0
     sent_bytes: int = 0
     dropped_frames: int = 0
+    lost_frames: int = 0
+    resumed: int = 0
     result: messages.UnpublishAnswer | None = None
     _room: int = attrs.field(alias="room_number")
     _number: int = attrs.field(alias="source_number")
@@ -123,6 +128,10 @@ class Source:
     def next_seq(self, track: int = 0) -> int:
         """Return the number the track's next frame will get."""
         return self._next_seqs.get(track, 0)
+
+    def has_ended(self, track: int = 0) -> bool:
+        """Say whether the track has had its END, here or before a takeover."""
+        return track in self._ended
 
     # -- sending -------------------------------------------------------------
 
@@ -419,6 +428,7 @@ class Source:
         self._counted, self._credit = answer.received, answer.credit
         self._session = session
         self._pausing = False
+        self.resumed += 1
         if self.mode is RoomMode.RELIABLE:
             frames = (*self._sent, *self._unsent)
             self._sent.clear()
@@ -443,6 +453,7 @@ class Source:
     def _resume_live(self, track: int, last_seq: int, same: bool) -> None:
         """Send again what a track cannot do without, if it was lost."""
         next_seq = self._next_seqs.get(track, 0) if same else 0
+        self.lost_frames += max(0, self._next_seqs.get(track, 0) - last_seq - 1) if same else 0
         init, end = self._inits.get(track), self._ends.get(track)
         again = []
         if init is not None and (init.seq > last_seq or not same):
