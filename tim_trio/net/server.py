@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import itertools
 import ipaddress
+import itertools
 import os
 import socket
 from collections import Counter
