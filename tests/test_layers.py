@@ -1,4 +1,4 @@
-"""protocol <- core <- net <- cluster <- app: an import never points the other way."""
+"""protocol <- core <- net <- cluster <- accounts <- app: an import never points the other way."""
 
 import ast
 from collections.abc import Iterator
@@ -17,6 +17,8 @@ LAYERS = (
     ("core",),
     ("net",),
     ("cluster",),
+    # Implements what the core asks for; connections and links know the interfaces alone.
+    ("accounts",),
     # The package itself re-exports the client library.
     ("", "app", "cli", "web", "__main__"),
 )
@@ -104,6 +106,7 @@ def test_no_import_points_up() -> None:
         ("tim_trio.net.server", "from tim_trio.cli import main"),
         ("tim_trio.net.server", "from tim_trio import connect"),
         ("tim_trio.net.server", "import tim_trio"),
+        ("tim_trio.net.server", "from tim_trio.accounts.store import Store"),
         ("tim_trio.errors", "from tim_trio.limits import Limits"),
         ("tim_trio.limits", "from tim_trio.protocol import wire"),
         ("tim_trio.protocol.wire", "from tim_trio.log import get_logger"),
@@ -126,6 +129,7 @@ def test_the_checker_finds_a_violation(module: str, source: str) -> None:
             "tim_trio.net.server",
             "tim_trio.core.room",
             "tim_trio.limits",
+            "tim_trio.accounts.store",
         ],
         "",
     )

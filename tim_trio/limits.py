@@ -152,6 +152,34 @@ class Limits:
         10.0, "seconds", "between two asks to push of one account in one room", least=0.0
     )
 
+    # Accounts
+    logins_per_minute_per_address: float = _bound(
+        120.0,
+        "logins per minute",
+        "by password from one address (a /64 of IPv6), registrations included; session and "
+        "signed tokens count only where they fail",
+        least=1.0,
+    )
+    logins_per_minute_per_account: float = _bound(
+        30.0, "logins per minute", "by password, of one account", least=1.0
+    )
+    max_waiting_logins: int = _bound(
+        32,
+        "logins",
+        "that wait for their password to be checked; the next ones are told to come back. "
+        "Few enough to be through within handshake_timeout_s",
+        least=1,
+    )
+    max_failed_logins: int = _bound(
+        5, "logins", "refused on one connection before it is closed", least=1
+    )
+    max_devices_per_account: int = _bound(
+        32,
+        "devices",
+        "signed in at once; one more signs the least recently used one out",
+        least=1,
+    )
+
     # Rooms
     max_rooms: int = _bound(100_000, "rooms", "on this node", least=1)
     max_rooms_per_account: int = _bound(

@@ -47,3 +47,11 @@ def test_never_more_than_burst_and_rate_together(pauses: list[float]) -> None:
         now += pause
         granted += bucket.take(now)
         assert granted <= 4 + 8 * now + 1e-6
+
+
+def test_looking_takes_nothing() -> None:
+    bucket = TokenBucket(rate=1, burst=1)
+    assert bucket.has_one(0.0)
+    assert bucket.take(0.0)
+    assert not bucket.has_one(0.5)
+    assert bucket.has_one(1.0)
