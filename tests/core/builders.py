@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from tim_trio.core.accounts import Identity, OpenAuthenticator, Revocation
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
@@ -20,10 +21,21 @@ from tim_trio.core.outbox import Backlog, Buffer, Outbox
 from tim_trio.core.room import Room
 from tim_trio.core.sources import Source
 from tim_trio.core.subscription import Subscription
+from tim_trio.errors import Code, room_error
 from tim_trio.limits import KIB, MIB, Limits
 from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.layout import STREAM_HEADER_BYTES, Flag
-from tim_trio.protocol.messages import Right, RoomMode, StartFrom, decode
+from tim_trio.protocol.messages import (
+    Authenticate,
+    AuthMode,
+    Capability,
+    ChangePassword,
+    RegisterAccount,
+    Right,
+    RoomMode,
+    StartFrom,
+    decode,
+)
 from tim_trio.protocol.runs import Run
 from tim_trio.protocol.stream import StreamFrame, encode_stream_frame, iter_stream_frames
 
@@ -279,6 +291,54 @@ def fill(peer: Peer, size: int, now: float = 0.0) -> Backlog:
     ledger = Backlog()
     peer.outbox.queue(TrackWriter(source=FILLER).run(0, size=size).data, ledger, now)
     return ledger
+
+
+# Who signs in
+
+
+class FakeAuthenticator(OpenAuthenticator):
+    """Takes any name, and gives what it is told to; keeps what it was asked.
+
+    Attributes:
+        identity: what everyone gets, under their own name.
+        refusal: what everyone gets instead.
+        pause: set where it is to wait for `go_on`.
+    """
+
+    mode: AuthMode = AuthMode.ACCOUNTS
+    capabilities = Capability.ACCOUNTS
+
+    def __init__(self, **identity: Any) -> None:
+        self.identity: dict[str, Any] = {"rights": Right.REGISTER_ROOMS, **identity}
+        self.refusal: Code | None = None
+        self.go_on: trio.Event | None = None
+        self.asked: list[tuple[object, str]] = []
+        self.revoke: Callable[[Revocation], None] | None = None
+
+    async def authenticate(
+        self, request: Authenticate, *, address: str, is_loopback: bool
+    ) -> Identity:
+        await self._ask(request, address)
+        return Identity(account=request.account, **self.identity)
+
+    async def register(self, request: RegisterAccount, *, address: str) -> None:
+        await self._ask(request, address)
+
+    async def change_password(
+        self, identity: Identity, request: ChangePassword, *, address: str
+    ) -> None:
+        await self._ask((identity.account, request), address)
+
+    async def _ask(self, what: object, address: str) -> None:
+        self.asked.append((what, address))
+        if self.go_on is not None:
+            await self.go_on.wait()
+        if self.refusal is not None:
+            raise room_error(self.refusal)
+
+    async def run(self, revoke: Callable[[Revocation], None]) -> None:
+        self.revoke = revoke
+        await trio.sleep_forever()
 
 
 # Managers

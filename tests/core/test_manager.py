@@ -373,6 +373,42 @@ async def test_a_revoked_source_that_lingered_leaves_once(node: Node) -> None:
     assert of_kind(SourceLeft, viewer.new()) == [left]
 
 
+async def test_who_had_to_go_leaves_no_source_to_take_over(node: Node) -> None:
+    room = await node.room()
+    node.publish(node.alice, room.number)
+    viewer = node.peer("eve")
+    node.subscribe(viewer, room.number)
+    viewer.new()
+    node.manager.leave(node.alice.member, clean=False, now=0.0, revoked=True)
+    assert viewer.new() == [SourceLeft(room=room.number, source=1, reason=SourceLeftReason.REVOKED)]
+
+
+@pytest.mark.parametrize("which", ["push_rooms", "subscribe_rooms"])
+async def test_a_sign_in_for_some_rooms_alone(node: Node, which: str) -> None:
+    mine, other = await node.room(), await node.room()
+    setattr(node.alice.member, which, frozenset({mine.number}))
+    manager, alice = node.manager, node.alice.member
+    may_push: list[Callable[[int], object]] = [
+        lambda number: manager.publish(alice, number, TOKEN, 1, 0.0),
+        lambda number: manager.ask_to_push(alice, number, "", 0.0),
+    ]
+    may_subscribe: list[Callable[[int], object]] = [
+        lambda number: manager.subscribe(alice, number, StartFrom.GROUP, 0, 1, 0.0)
+    ]
+    for act in may_push if which == "push_rooms" else may_subscribe:
+        for number in (other.number, FIRST_ROOM_ID):
+            assert await refusal(later(lambda: act(number))) is Code.PERMISSION_DENIED  # noqa: B023
+    node.publish(node.alice, mine.number)
+    node.subscribe(node.alice, mine.number)
+    # One of the two is enough to look.
+    assert manager.info(alice, other.number, 0.0).room == other.number
+    alice.push_rooms = alice.subscribe_rooms = frozenset({mine.number})
+    assert manager.info(alice, mine.number, 0.0).room == mine.number
+    assert await refusal(later(lambda: manager.info(alice, other.number, 0.0))) is (
+        Code.PERMISSION_DENIED
+    )
+
+
 # Subscribing and publishing
 
 

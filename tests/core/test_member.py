@@ -4,7 +4,9 @@ import pytest
 
 from tests.core.builders import ROOM, TOKEN, Peer, make_peer, make_room
 from tim_trio.core import member as member_module
+from tim_trio.core.member import Member
 from tim_trio.core.sources import Source
+from tim_trio.protocol.messages import Right
 
 
 def source(number: int, peer: Peer) -> Source:
@@ -46,3 +48,17 @@ def test_the_oldest_former_source_is_forgotten(monkeypatch: pytest.MonkeyPatch) 
         peer.member.hold(room, held)
         peer.member.release(room, held)
     assert [number for _, number in peer.member.former] == [3, 4, 5]
+
+
+def test_a_sign_in_may_be_for_some_rooms_alone() -> None:
+    anywhere = make_peer().member
+    assert anywhere.may_push_to(ROOM) and anywhere.may_subscribe_to(ROOM)
+    narrowed = Member(
+        "alice",
+        anywhere.outbox,
+        Right(0),
+        push_rooms=frozenset({ROOM}),
+        subscribe_rooms=frozenset({ROOM + 1}),
+    )
+    assert narrowed.may_push_to(ROOM) and not narrowed.may_push_to(ROOM + 1)
+    assert narrowed.may_subscribe_to(ROOM + 1) and not narrowed.may_subscribe_to(ROOM)

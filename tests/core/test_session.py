@@ -6,6 +6,8 @@ from typing import Self, TypeVar
 
 import attrs
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from tests.core.builders import (
     KEY,
     ROOM,
     TOKEN,
+    FakeAuthenticator,
     Peer,
     Received,
     TrackWriter,
@@ -23,6 +26,7 @@ from tests.core.builders import (
     seqs,
 )
 from tests.protocol.builders import control_bytes
+from tim_trio.core.accounts import Gate
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.session import AGENT, PeerClosed, Session, new_decoder
 from tim_trio.errors import Code, RemoteProtocolError, is_retryable
@@ -39,6 +43,7 @@ from tim_trio.protocol.messages import (
     BanKind,
     Capability,
     ChangePassword,
+    ChangePasswordAnswer,
     Close,
     Contact,
     ContactAction,
@@ -66,6 +71,7 @@ from tim_trio.protocol.messages import (
     PublishAnswer,
     PushRevoked,
     RegisterAccount,
+    RegisterAccountAnswer,
     RegisterRoom,
     RegisterRoomAnswer,
     RemoveRoom,
@@ -111,13 +117,22 @@ class Caller:
         self,
         manager: RoomManager,
         *,
-        rights: Right = Right.REGISTER_ROOMS,
+        gate: Gate[Session] | None = None,
+        is_loopback: bool = False,
         budget: int | None = None,
     ) -> None:
         self.manager = manager
         self.peer: Peer = make_peer(manager.node, budget=budget)
         decoder = new_decoder(manager)
-        self.session = Session(manager, self.peer.outbox, decoder, 0.0, rights=rights)
+        self.session = Session(
+            manager,
+            self.peer.outbox,
+            decoder,
+            0.0,
+            gate=gate or Gate(),
+            address="192.0.2.7",
+            is_loopback=is_loopback,
+        )
         self._numbers = itertools.count(1)
 
     async def send(self, data: bytes, now: float = 0.0) -> None:
@@ -262,9 +277,14 @@ async def test_a_client_need_not_wait_for_answers(manager: RoomManager) -> None:
 # Authentication
 
 
-@pytest.mark.parametrize("rights", [Right(0), Right.REGISTER_ROOMS | Right.OPERATOR])
-async def test_a_name_is_enough_in_open_mode(manager: RoomManager, rights: Right) -> None:
-    caller = Caller(manager, rights=rights)
+@pytest.mark.parametrize(
+    "is_loopback, rights",
+    [(False, Right.REGISTER_ROOMS), (True, Right.REGISTER_ROOMS | Right.OPERATOR)],
+)
+async def test_a_name_is_enough_in_open_mode(
+    manager: RoomManager, is_loopback: bool, rights: Right
+) -> None:
+    caller = Caller(manager, is_loopback=is_loopback)
     await caller.ask(HELLO)
     assert await caller.ask(authenticate("älice")) == AuthenticateAnswer(
         account="älice", rights=rights, session_token=b"", expires_ms=0
@@ -316,6 +336,139 @@ async def test_a_stream_frame_before_authentication_closes(manager: RoomManager)
     await caller.ask(HELLO)
     with closes_with(Code.PROTOCOL_ERROR):
         await caller.send(TrackWriter().data(KEY))
+
+
+def gate_of(authenticator: FakeAuthenticator) -> Gate[Session]:
+    return Gate(authenticator)
+
+
+async def test_welcome_says_how_to_sign_in(manager: RoomManager) -> None:
+    caller = Caller(manager, gate=gate_of(FakeAuthenticator()))
+    welcome = await caller.get(Welcome, HELLO)
+    assert welcome.auth_mode is AuthMode.ACCOUNTS
+    assert welcome.capabilities == Capability.RELIABLE | Capability.ACCOUNTS
+
+
+async def test_the_authenticator_decides_and_the_sign_in_is_written_down(
+    manager: RoomManager,
+) -> None:
+    gate = gate_of(FakeAuthenticator(rights=Right.OPERATOR, session_token=b"hush", expires_at=12.5))
+    caller = Caller(manager, gate=gate)
+    await caller.ask(HELLO)
+    assert await caller.ask(authenticate("alice")) == AuthenticateAnswer(
+        account="alice", rights=Right.OPERATOR, session_token=b"hush", expires_ms=12_500
+    )
+    assert isinstance(gate.authenticator, FakeAuthenticator)
+    assert gate.authenticator.asked == [(authenticate("alice"), "192.0.2.7")]
+    assert gate.sign_ins.expired(12.5) == [caller.session]
+    caller.session.end(0.0)
+    assert len(gate.sign_ins) == 0
+
+
+async def test_too_many_failed_logins_close(manager: RoomManager) -> None:
+    manager.node.limits = limits(max_failed_logins=2)
+    fake = FakeAuthenticator()
+    caller = await Caller(manager, gate=gate_of(fake)).enter("alice")
+    newcomer = Caller(manager, gate=gate_of(fake))
+    await newcomer.ask(HELLO)
+    attempts: list[tuple[Caller, object]] = [
+        (caller, ChangePassword(old=b"x", new=b"y")),
+        (newcomer, authenticate("alice")),
+    ]
+    for who, request in attempts:
+        fake.refusal = Code.UNAVAILABLE  # is nobody's fault
+        for _ in range(5):
+            assert await who.refusal(request) is Code.UNAVAILABLE
+        fake.refusal = Code.BAD_CREDENTIALS
+        for _ in range(2):
+            assert await who.refusal(request) is Code.BAD_CREDENTIALS
+        with closes_with(Code.AUTHENTICATION_FAILED):
+            await who.send(encode(request, 9))
+
+
+async def test_who_is_closed_while_signing_in_does_not_enter(manager: RoomManager) -> None:
+    fake = FakeAuthenticator()
+    fake.go_on = trio.Event()
+    gate = gate_of(fake)
+    caller = Caller(manager, gate=gate)
+    await caller.ask(HELLO)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(caller.send, encode(authenticate("alice"), 2))
+        await trio.testing.wait_all_tasks_blocked()
+        caller.session.close(Code.HANDSHAKE_TIMEOUT, 0.0)
+        caller.session.end(0.0)
+        fake.go_on.set()
+    assert caller.session.member is None
+    assert len(gate.sign_ins) == 0
+    assert [type(message) for message in caller.peer.new()] == [Close]
+
+
+async def test_accounts_are_made_and_passwords_changed_by_the_authenticator(
+    manager: RoomManager,
+) -> None:
+    fake = FakeAuthenticator()
+    caller = Caller(manager, gate=gate_of(fake))
+    await caller.ask(HELLO)
+    register = RegisterAccount(account="alice", password=b"p", invitation=b"")
+    assert await caller.ask(register) == RegisterAccountAnswer(account="alice")
+    change = ChangePassword(old=b"p", new=b"q")
+    assert await caller.refusal(change) is Code.NOT_AUTHENTICATED
+    await caller.ask(authenticate("alice"))
+    assert await caller.ask(change) == ChangePasswordAnswer()
+    assert [what for what, _ in fake.asked] == [
+        register,
+        authenticate("alice"),
+        ("alice", change),
+    ]
+
+
+async def test_a_sign_in_for_some_rooms_alone(manager: RoomManager, alice: Caller) -> None:
+    mine, other = await alice.register(), await alice.register()
+    await alice.ask(Grant(room=mine, account="bob"))
+    await alice.ask(Grant(room=other, account="bob"))
+
+    async def bob(push: set[int] | None, subscribe: set[int] | None) -> Caller:
+        fake = FakeAuthenticator(
+            push_rooms=None if push is None else frozenset(push),
+            subscribe_rooms=None if subscribe is None else frozenset(subscribe),
+        )
+        return await Caller(manager, gate=gate_of(fake)).enter("bob")
+
+    async def may(who: Caller, room: int) -> list[bool]:
+        answers = [
+            await who.ask(Subscribe(room=room, start=StartFrom.LIVE, credit=0)),
+            await who.ask(Publish(room=room, token=OTHER_TOKEN if room == mine else TOKEN)),
+            await who.ask(GetRoomInfo(room=room)),
+        ]
+        for answer in answers:
+            assert not isinstance(answer, Error) or answer.code == Code.PERMISSION_DENIED
+        return [not isinstance(answer, Error) for answer in answers]
+
+    assert await may(await bob(None, None), mine) == [True, True, True]
+    assert await may(await bob({mine}, {mine}), mine) == [True, True, True]
+    assert await may(await bob({mine}, {mine}), other) == [False, False, False]
+    assert await may(await bob(set(), {mine}), mine) == [True, False, True]
+    watcher = await bob({mine}, set())
+    assert await may(watcher, mine) == [False, True, True]
+    # A room that is not there looks like one that is not for it.
+    assert await watcher.refusal(Publish(room=ROOM, token=TOKEN)) is Code.PERMISSION_DENIED
+    assert await watcher.refusal(AskToPush(room=other, message="")) is Code.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize(
+    "code", [Code.EXPIRED, Code.DISABLED, Code.BANNED, Code.SIGNED_OUT, Code.IDLE_TIMEOUT]
+)
+async def test_with_the_rights_end_the_sources_at_once(
+    manager: RoomManager, alice: Caller, bob: Caller, code: Code
+) -> None:
+    room = await alice.register()
+    await alice.publish(room)
+    await bob.ask(Subscribe(room=room, start=StartFrom.LIVE, credit=0))
+    alice.session.close(code, 0.0)
+    alice.session.end(0.0)
+    left = [each.reason for each in of_kind(SourceLeft, bob.peer.new())]
+    # Otherwise it may come back and go on.
+    assert left == ([] if code is Code.IDLE_TIMEOUT else [SourceLeftReason.REVOKED])
 
 
 # What is no request
@@ -461,7 +614,8 @@ async def test_every_refusal_of_a_room_operation(manager: RoomManager) -> None:
         max_grants_per_room=1,
     )
     alice, bob = await Caller(manager).enter("alice"), await Caller(manager).enter("bob")
-    nobody = await Caller(manager, rights=Right(0)).enter("nobody")
+    gate: Gate[Session] = Gate(FakeAuthenticator(rights=Right(0)))
+    nobody = await Caller(manager, gate=gate).enter("nobody")
     room, other = await alice.register(), await bob.register()
 
     def subscribe(number: int) -> Subscribe:

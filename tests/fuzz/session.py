@@ -271,7 +271,7 @@ class _Observer:
 class _Peer:
     """One connection: what a server does with it, and the socket it would have."""
 
-    def __init__(self, world: "_World", rights: messages.Right) -> None:
+    def __init__(self, world: "_World", *, is_operator: bool = False) -> None:
         self.world = world
         self.sent = bytearray()
         self.takes = 1 << 30  # bytes per write; 0 blocks, below 0 is a broken connection
@@ -288,7 +288,9 @@ class _Peer:
             on_abort=self._abort,
         )
         self.decoder = new_decoder(world.manager)
-        self.session = Session(world.manager, self.outbox, self.decoder, world.now, rights=rights)
+        self.session = Session(
+            world.manager, self.outbox, self.decoder, world.now, is_loopback=is_operator
+        )
         self.next_seq: Counter[tuple[int, int, int]] = Counter()
 
     def _transmit(self, data: Buffer) -> int:
@@ -423,11 +425,7 @@ class _World:
         rooms = itertools.count(ROOM)
         self.manager = RoomManager(Node(_limits(choices)), _Log(), draw=lambda: next(rooms))
         self._request_ids = itertools.count(1)
-        operator = messages.Right.REGISTER_ROOMS | messages.Right.OPERATOR
-        self.peers = [
-            _Peer(self, operator if not index else messages.Right.REGISTER_ROOMS)
-            for index in range(_PEERS)
-        ]
+        self.peers = [_Peer(self, is_operator=not index) for index in range(_PEERS)]
 
     def record(self, run: Run) -> None:
         """Note what became of a run."""
@@ -449,7 +447,7 @@ class _World:
             index %= _PEERS
             if self.peers[index].over:
                 await self.peers[index].finish()
-                self.peers[index] = _Peer(self, messages.Right.REGISTER_ROOMS)
+                self.peers[index] = _Peer(self)
         peer = self.peers[index]
         match kind:
             case 0 | 1:

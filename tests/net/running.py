@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from tests.net.rawclient import DEADLINE_S, RawClient, frame
+from tim_trio.core.accounts import Authenticator, OpenAuthenticator
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.node import Node
 from tim_trio.limits import Limits
@@ -105,6 +106,7 @@ async def running_server(
     *,
     drain_timeout_s: float = DEADLINE_S,
     send_buffer: int | None = None,
+    authenticator: Authenticator | None = None,
 ) -> AsyncIterator[Running]:
     """Serve on a free port of loopback; afterwards look for leaks.
 
@@ -114,9 +116,14 @@ async def running_server(
 
     Args:
         send_buffer: SO_SNDBUF of accepted connections.
+        authenticator: open mode without one.
     """
     descriptors = open_descriptors()
-    server = Server(limits or Limits(), drain_timeout_s=drain_timeout_s)
+    server = Server(
+        limits or Limits(),
+        drain_timeout_s=drain_timeout_s,
+        authenticator=authenticator or OpenAuthenticator(),
+    )
     listeners = open_listeners("127.0.0.1", 0)
     if send_buffer is not None:
         for listener in listeners:  # accepted sockets inherit it
@@ -144,6 +151,7 @@ async def _assert_nothing_held(server: Server) -> None:
     assert node.subscriptions == 0
     assert node.lagging == 0
     assert node.backlog_bytes == 0
+    assert len(server.gate.sign_ins) == 0
     for room in list(server.manager.rooms.values()):
         assert room.viewers == 0
         await server.manager.close(room, messages.RoomClosedReason.REMOVED, trio.current_time())

@@ -22,7 +22,6 @@ from tim_trio.errors import Code
 from tim_trio.limits import Limits
 from tim_trio.net.connection import READ_BYTES, TcpConnection, configure_socket
 from tim_trio.protocol import messages
-from tim_trio.protocol.messages import Right
 from tim_trio.protocol.runs import Run
 from tim_trio.protocol.stream import StreamFrame
 
@@ -65,7 +64,7 @@ class Rig:
         self, *, send_buffer: int | None = None, receive_buffer: int | None = None
     ) -> tuple[TcpConnection, RawClient]:
         theirs, ours = tcp_pair(send_buffer=send_buffer, receive_buffer=receive_buffer)
-        connection = TcpConnection(theirs, "127.0.0.1", self.manager, Right.REGISTER_ROOMS)
+        connection = TcpConnection(theirs, "127.0.0.1", self.manager)
         client = RawClient(ours)
         self.clients.append(client)
         return connection, client

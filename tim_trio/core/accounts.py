@@ -209,6 +209,14 @@ class OpenAuthenticator:
         await trio.sleep_forever()
 
 
+@attrs.define(eq=False)
+class Gate(Generic[H]):
+    """The door of one node: who checks those who come, and who is in."""
+
+    authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
+    sign_ins: SignIns[H] = attrs.field(factory=SignIns)
+
+
 class Verdict(enum.IntEnum):
     """May this account's message reach that one? The values are ``delivery.status``."""
 

@@ -51,6 +51,8 @@ _PACING_INTERVAL_S: Final = 1.0
 #: Asks to push remembered per room; more askers than that wait for the oldest.
 _ASKERS_KEPT: Final = 1000
 
+_NARROWED: Final = "this sign-in is not for that room"
+
 _CLOSED_TEXTS: Final = {
     RoomClosedReason.REMOVED: "removed by its creator",
     RoomClosedReason.IDLE: "no data for its idle timeout",
@@ -99,10 +101,11 @@ class RoomManager:
         """A connection has authenticated."""
         self._members.setdefault(member.account, set()).add(member)
 
-    def leave(self, member: Member, *, clean: bool, now: float) -> None:
+    def leave(self, member: Member, *, clean: bool, now: float, revoked: bool = False) -> None:
         """A connection is gone: end its subscriptions and, after a linger, its sources.
 
         ``clean``: it said goodbye, so nobody will take its sources over.
+        ``revoked``: it had to go, so nobody may.
         """
         members = self._members.get(member.account)
         if members is None or member not in members:
@@ -113,8 +116,14 @@ class RoomManager:
         for number in list(member.subscriptions):
             self.rooms[number].unsubscribe(member)
         for room, source in list(member.sources.values()):
-            if clean or not self.node.limits.linger_s:
-                reason = SourceLeftReason.UNPUBLISHED if clean else SourceLeftReason.CONNECTION_LOST
+            if clean or revoked or not self.node.limits.linger_s:
+                reason = (
+                    SourceLeftReason.REVOKED
+                    if revoked
+                    else SourceLeftReason.UNPUBLISHED
+                    if clean
+                    else SourceLeftReason.CONNECTION_LOST
+                )
                 room.end_source(source, reason, now)
                 self._log_source("source left", room, source, reason=reason.name.lower())
             else:
@@ -284,6 +293,8 @@ class RoomManager:
         now: float,
     ) -> None:
         """Subscribe and answer. ``credit`` counts in reliable rooms only."""
+        if not member.may_subscribe_to(number):
+            raise room_error(Code.PERMISSION_DENIED, _NARROWED)
         room = self._room(number)
         if number in member.subscriptions:
             raise room_error(Code.ALREADY_SUBSCRIBED)
@@ -310,6 +321,8 @@ class RoomManager:
         self, member: Member, number: int, token: bytes, request_id: int, now: float
     ) -> None:
         """Open a source or take one over, and answer."""
+        if not member.may_push_to(number):
+            raise room_error(Code.PERMISSION_DENIED, _NARROWED)
         room = self._room(number)
         if not room.may_push(member.account):
             raise room_error(
@@ -342,6 +355,8 @@ class RoomManager:
         )
 
     def info(self, member: Member, number: int, now: float) -> RoomInfo:
+        if not (member.may_subscribe_to(number) or member.may_push_to(number)):
+            raise room_error(Code.PERMISSION_DENIED, _NARROWED)
         room = self._room(number)
         shows = member.account == room.creator or bool(member.rights & Right.OPERATOR)
         return room.info(show_granted=shows, now=now)
@@ -370,6 +385,8 @@ class RoomManager:
 
     def ask_to_push(self, member: Member, number: int, message: str, now: float) -> int:
         """Tell the creator's connections that the account wants to push; return how many."""
+        if not member.may_push_to(number):
+            raise room_error(Code.PERMISSION_DENIED, _NARROWED)
         room = self._room(number)
         account = member.account
         if room.may_push(account):

@@ -27,6 +27,7 @@ class Member:
         sources: (room, source number) of what it may push right now.
         former: what it held earlier: frames for those are discarded, frames
             for any other source are an offence.
+        push_rooms, subscribe_rooms: all rooms that its sign-in is for; None for any.
     """
 
     account: str
@@ -35,6 +36,15 @@ class Member:
     subscriptions: dict[int, Subscription] = attrs.field(factory=dict)
     sources: dict[tuple[int, int], tuple[Room, Source]] = attrs.field(factory=dict)
     former: dict[tuple[int, int], Source] = attrs.field(factory=dict)
+    push_rooms: frozenset[int] | None = attrs.field(default=None, kw_only=True)
+    subscribe_rooms: frozenset[int] | None = attrs.field(default=None, kw_only=True)
+
+    def may_push_to(self, room: int) -> bool:
+        """Say whether a narrowed sign-in reaches that far; the room has its own say."""
+        return self.push_rooms is None or room in self.push_rooms
+
+    def may_subscribe_to(self, room: int) -> bool:
+        return self.subscribe_rooms is None or room in self.subscribe_rooms
 
     def hold(self, room: Room, source: Source) -> None:
         self.sources[room.number, source.number] = (room, source)

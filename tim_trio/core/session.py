@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 
 from tim_trio._version import __version__
+from tim_trio.core.accounts import Gate, Identity
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
@@ -26,9 +27,9 @@ from tim_trio.protocol.messages import (
     AskToPushAnswer,
     Authenticate,
     AuthenticateAnswer,
-    AuthMethod,
-    AuthMode,
     Capability,
+    ChangePassword,
+    ChangePasswordAnswer,
     Close,
     Credit,
     Error,
@@ -46,13 +47,13 @@ from tim_trio.protocol.messages import (
     Pong,
     Publish,
     RegisterAccount,
+    RegisterAccountAnswer,
     RegisterRoom,
     RegisterRoomAnswer,
     RemoveRoom,
     RemoveRoomAnswer,
     Revoke,
     RevokeAnswer,
-    Right,
     RoomInfoAnswer,
     Subscribe,
     Unpublish,
@@ -63,7 +64,6 @@ from tim_trio.protocol.messages import (
     decode,
     encode,
     encode_close,
-    is_account_name,
     is_known_type,
     type_of,
 )
@@ -78,6 +78,8 @@ _HELLO: Final = type_of(Hello)
 #: What needs no request_id. Only a mistake in it is answered.
 _ONE_WAY: Final = frozenset({type_of(Credit), type_of(LinkPath), type_of(LinkViewers)})
 _PING_STAMP: Final = 1
+#: Closes that take rights away: nobody may take the sources over.
+_RIGHTS_ENDED: Final = frozenset({Code.EXPIRED, Code.DISABLED, Code.BANNED, Code.SIGNED_OUT})
 
 
 class PeerClosed(Exception):
@@ -89,20 +91,25 @@ class Session:
     """The state of one connection above its bytes.
 
     Attributes:
-        rights: what authentication will give: in open mode a loopback client is an operator.
-        member: set once authenticated.
         last_received: when the peer was last heard, by the owner's clock.
+        gate: who checks AUTHENTICATE, and where the sign-in is written down.
+        address: the peer's, without its port.
+        member: set once authenticated.
     """
 
     manager: RoomManager
     outbox: Outbox
     decoder: Decoder
     last_received: float
-    rights: Right = Right.REGISTER_ROOMS
+    gate: Gate[Session] = attrs.field(factory=Gate)
+    address: str = ""
+    is_loopback: bool = False
     member: Member | None = None
     greeted: bool = False
     pinged_at: float = -math.inf
-    _account: str | None = None
+    _identity: Identity | None = None
+    _failed_logins: int = 0
+    _revoked: bool = False
     _said_bye: bool = False
     _over: bool = False
     _commands: TokenBucket | None = None
@@ -187,10 +194,10 @@ class Session:
         self.decoder.max_frame_bytes = limits.max_frame_bytes
         welcome = Welcome(
             version=VERSION,
-            capabilities=Capability.RELIABLE,
+            capabilities=Capability.RELIABLE | self.gate.authenticator.capabilities,
             agent=AGENT,
             node=self.manager.node_name,
-            auth_mode=AuthMode.OPEN,
+            auth_mode=self.gate.authenticator.mode,
             max_frame_bytes=limits.max_frame_bytes,
             max_init_bytes=limits.max_init_bytes,
             backlog_bytes=limits.backlog_bytes,
@@ -225,26 +232,60 @@ class Session:
             case Ping():
                 return Pong(stamp=request.stamp)
             case Authenticate():
-                return self._authenticate(request)
+                return await self._authenticate(request)
             case RegisterAccount():
-                raise room_error(Code.NOT_SUPPORTED, "this server keeps no accounts")
+                await self.gate.authenticator.register(request, address=self.address)
+                return RegisterAccountAnswer(account=request.account)
         if self.member is None:
             raise room_error(Code.NOT_AUTHENTICATED)
         return await self._serve(self.member, request, frame.request_id, now)
 
-    def _authenticate(self, request: Authenticate) -> AuthenticateAnswer:
+    async def _authenticate(self, request: Authenticate) -> AuthenticateAnswer:
         if self.member is not None:
             raise room_error(Code.BAD_REQUEST, "already authenticated")
-        if request.method is not AuthMethod.NAME:
-            raise room_error(Code.NOT_SUPPORTED, "this server takes names only")
-        if not is_account_name(request.account):
-            raise room_error(Code.BAD_REQUEST, "not an account name")
-        self._account = request.account
-        self.member = Member(request.account, self.outbox, self.rights)
-        self.manager.enter(self.member)
-        return AuthenticateAnswer(
-            account=request.account, rights=self.rights, session_token=b"", expires_ms=0
+        try:
+            identity = await self.gate.authenticator.authenticate(
+                request, address=self.address, is_loopback=self.is_loopback
+            )
+        except RoomError as error:
+            self._count_failure(error)
+            raise
+        if self._over:
+            # Closed from outside meanwhile: nobody would end what began now.
+            raise room_error(Code.UNAVAILABLE)
+        self._identity = identity
+        self.member = Member(
+            identity.account,
+            self.outbox,
+            identity.rights,
+            push_rooms=identity.push_rooms,
+            subscribe_rooms=identity.subscribe_rooms,
         )
+        self.manager.enter(self.member)
+        self.gate.sign_ins.add(self, identity)
+        return AuthenticateAnswer(
+            account=identity.account,
+            rights=identity.rights,
+            session_token=identity.session_token,
+            expires_ms=identity.expires_ms,
+        )
+
+    async def _change_password(self, request: ChangePassword) -> ChangePasswordAnswer:
+        assert self._identity is not None
+        try:
+            await self.gate.authenticator.change_password(
+                self._identity, request, address=self.address
+            )
+        except RoomError as error:
+            self._count_failure(error)
+            raise
+        return ChangePasswordAnswer()
+
+    def _count_failure(self, error: RoomError) -> None:
+        if error.code == Code.BAD_CREDENTIALS:
+            self._failed_logins += 1
+            if self._failed_logins > self.manager.node.limits.max_failed_logins:
+                raise RemoteProtocolError("too many failed logins", Code.AUTHENTICATION_FAILED)
 
     async def _serve(
         self, member: Member, request: object, request_id: int, now: float
@@ -292,6 +333,8 @@ class Session:
             case Credit():
                 manager.credit(member, request.room, request.source, request.limit)
                 return None
+            case ChangePassword():
+                return await self._change_password(request)
             case _:
                 raise room_error(Code.NOT_SUPPORTED, "not served here")
 
@@ -300,7 +343,7 @@ class Session:
     @property
     def account(self) -> str | None:
         """Who authenticated here, also after the end."""
-        return self._account
+        return None if self._identity is None else self._identity.account
 
     def ping(self, now: float) -> None:
         self.pinged_at = now
@@ -314,6 +357,7 @@ class Session:
 
     def close(self, code: Code, now: float) -> None:
         """Say why and send nothing more."""
+        self._revoked = code in _RIGHTS_ENDED
         self.outbox.close(encode_close(code), code, now)
 
     def end(self, now: float) -> None:
@@ -321,7 +365,10 @@ class Session:
         if not self._over:
             self._over = True
             if self.member is not None:
-                self.manager.leave(self.member, clean=self._said_bye, now=now)
+                self.gate.sign_ins.discard(self, self.member.account)
+                self.manager.leave(
+                    self.member, clean=self._said_bye, now=now, revoked=self._revoked
+                )
                 self.member = None
 
 

@@ -14,13 +14,13 @@ from typing import Final
 
 import trio
 
+from tim_trio.core.accounts import Gate
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.session import PeerClosed, Session, new_decoder
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.log import get_logger
 from tim_trio.protocol.decoder import ControlFrame
-from tim_trio.protocol.messages import Right
 from tim_trio.protocol.runs import Run
 
 READ_BYTES: Final = 256 * 1024
@@ -74,7 +74,13 @@ class TcpConnection:
     )
 
     def __init__(
-        self, sock: socket.socket, address: Address, manager: RoomManager, rights: Right
+        self,
+        sock: socket.socket,
+        address: Address,
+        manager: RoomManager,
+        gate: Gate[Session] | None = None,
+        *,
+        is_loopback: bool = False,
     ) -> None:
         configure_socket(sock)
         self.address = address
@@ -87,7 +93,13 @@ class TcpConnection:
         self._decoder = new_decoder(manager)
         self._limits = manager.node.limits
         self.session = Session(
-            manager, self._outbox, self._decoder, self.accepted_at, rights=rights
+            manager,
+            self._outbox,
+            self._decoder,
+            self.accepted_at,
+            gate=gate or Gate(),
+            address=address,
+            is_loopback=is_loopback,
         )
 
     async def run(self) -> int | None:
@@ -224,6 +236,8 @@ class TcpConnection:
             else:
                 work += _CONTROL_WORK
                 await self.session.receive_control(item, now)
+                # Signing in may have taken its time.
+                now = trio.current_time()
             if work > _DELIVERIES_IN_A_ROW:
                 work = 0
                 await trio.lowlevel.checkpoint()

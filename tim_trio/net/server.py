@@ -12,6 +12,7 @@ import ipaddress
 import itertools
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -19,20 +20,25 @@ from typing import Final
 import attrs
 import trio
 
+from tim_trio.core.accounts import Authenticator, Gate, OpenAuthenticator, Revocation
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.node import Node
+from tim_trio.core.session import Session
 from tim_trio.errors import Code, TimError, code_label
 from tim_trio.limits import Limits
 from tim_trio.log import StormLimiter, get_logger
 from tim_trio.net.connection import TcpConnection
 from tim_trio.protocol.layout import MAX_GREETING_BYTES
-from tim_trio.protocol.messages import Right, encode_close
+from tim_trio.protocol.messages import encode_close
 
 _BACKLOG: Final = 4096
 #: Connections accepted in a row before other tasks get a turn.
 _ACCEPTS_IN_A_ROW: Final = 32
 _FIGURES_INTERVAL_S: Final = 60
 _ACCEPT_PAUSE_S: Final = 0.2
+#: Rights end within a second of their time.
+_EXPIRY_INTERVAL_S: Final = 0.5
+_RETRY_PAUSE_S: Final = 1.0
 #: Out of descriptors or memory: nothing is wrong with the listener, wait.
 _ACCEPT_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
@@ -99,16 +105,20 @@ class Server:
         limits: every bound.
         node_name: told to clients in WELCOME.
         drain_timeout_s: how long clients may stay after go-away.
+        authenticator: who may come in; served as long as the server is.
     """
 
     limits: Limits
     node_name: str = "node"
     drain_timeout_s: float = 10.0
+    authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
+    gate: Gate[Session] = attrs.field(init=False)
     node: Node = attrs.field(init=False)
     manager: RoomManager = attrs.field(init=False)
     connections: set[TcpConnection] = attrs.field(factory=set)
     # Connections that had not authenticated when last looked at, oldest first.
     _newcomers: dict[TcpConnection, None] = attrs.field(factory=dict)
+    _of_session: dict[Session, TcpConnection] = attrs.field(factory=dict)
     _storms: StormLimiter = attrs.field(factory=StormLimiter)
     _per_address: Counter[str] = attrs.field(factory=Counter)
     _draining: bool = False
@@ -117,6 +127,7 @@ class Server:
     def __attrs_post_init__(self) -> None:
         self.node = Node(self.limits)
         self.manager = RoomManager(self.node, _log, self.node_name)
+        self.gate = Gate(self.authenticator)
 
     async def serve(
         self,
@@ -136,6 +147,8 @@ class Server:
                 nursery.start_soon(self.manager.run_gathering)
                 nursery.start_soon(self.manager.run_pacing)
                 nursery.start_soon(self._keep_alive)
+                nursery.start_soon(self._end_expired)
+                nursery.start_soon(self._follow_revocations)
                 nursery.start_soon(self._report)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
@@ -243,17 +256,17 @@ class Server:
 
         Not a part of `_accept`, whose variables would keep the last one alive.
         """
-        rights = Right.REGISTER_ROOMS
-        if is_loopback(address):
-            rights |= Right.OPERATOR
         try:
-            connection = TcpConnection(sock, address, self.manager, rights)
+            connection = TcpConnection(
+                sock, address, self.manager, self.gate, is_loopback=is_loopback(address)
+            )
         except OSError:  # some systems refuse options on a socket that was reset
             sock.close()
             self.node.count_close(None)
             return
         self.connections.add(connection)
         self._newcomers[connection] = None
+        self._of_session[connection.session] = connection
         self._per_address[address] += 1
         self.node.connections += 1
         nursery.start_soon(self._run, connection)
@@ -271,6 +284,7 @@ class Server:
             self.connections.discard(connection)
             self._check_all_gone()
             self._newcomers.pop(connection, None)
+            del self._of_session[connection.session]
             self.node.connections -= 1
             self._per_address[address] -= 1
             if not self._per_address[address]:
@@ -306,6 +320,26 @@ class Server:
                     connection.close(Code.IDLE_TIMEOUT)
                 elif session.greeted and session.pinged_at < session.last_received:
                     session.ping(now)
+
+    async def _end_expired(self) -> None:
+        """Close whose time is over. One look for all: a task each would cost more than this."""
+        while True:
+            await trio.sleep(_EXPIRY_INTERVAL_S)
+            for session in self.gate.sign_ins.expired(time.time()):
+                self._of_session[session].close(Code.EXPIRED)
+
+    async def _follow_revocations(self) -> None:
+        """Close whose rights are taken away. Its faults are no connection's."""
+        while True:
+            try:
+                await self.authenticator.run(self._revoke)
+            except Exception as failure:
+                _log.error("internal error", exc_info=failure)
+            await trio.sleep(_RETRY_PAUSE_S)
+
+    def _revoke(self, revocation: Revocation) -> None:
+        for session in self.gate.sign_ins.revoked(revocation):
+            self._of_session[session].close(revocation.code)
 
     async def _report(self) -> None:
         """Log what went wrong in storms, at most a line a second, and the node's
