@@ -195,7 +195,7 @@ def test_unknown_flag() -> None:
             'limits.max_rooms must be a whole number of rooms, not "1979-05-27"',
         ),
         ("insecure_open = 1", "insecure_open must be true or false, not 1"),
-        ('auth = "none"', 'auth must be "open", not "none"'),
+        ('auth = "none"', 'auth must be "open", "accounts" or "token", not "none"'),
         ('log_level = "all"', 'log_level must be "debug", "info", "warning" or "error", not "all"'),
         (
             'node_name = "a b"',
@@ -313,6 +313,32 @@ def test_open_auth_beyond_loopback_must_be_meant(address: str) -> None:
         "under any name; set insecure_open = true if that is meant"
     )
     assert load(overrides=overrides, env={"TIM_TRIO_INSECURE_OPEN": "true"}).insecure_open
+
+
+@pytest.mark.parametrize("auth", ["accounts", "token"])
+def test_where_people_prove_who_they_are_any_address_will_do(auth: str) -> None:
+    overrides = {"auth": auth, "tcp": ["0.0.0.0:1"], "token_key_file": "key"}
+    assert load(overrides=overrides).auth == auth
+
+
+def test_tokens_need_a_key() -> None:
+    assert complaint(overrides={"auth": "token"}) == (
+        'token_key_file: auth = "token" needs the file with the secret or the public key'
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://tim:hunter2@host/db", "postgresql://host/db?password=hunter2"],
+)
+def test_no_password_on_the_command_line(url: str, tmp_path: Path) -> None:
+    said = complaint(overrides={"database_url": url})
+    assert "hunter2" not in said
+    assert "TIM_TRIO_DATABASE_URL" in said
+    assert load(env={"TIM_TRIO_DATABASE_URL": url}).database_url == url
+    assert load(f'database_url = "{url}"', tmp_path=tmp_path).database_url == url
+    for harmless in ("sqlite:////var/lib/tim.db", "postgresql://tim@host:5432/db"):
+        assert load(overrides={"database_url": harmless}).database_url == harmless
 
 
 # The listing

@@ -14,7 +14,11 @@ from collections.abc import AsyncIterator
 
 import trio
 
+from tim_trio.accounts.configured import open_authenticator
+from tim_trio.accounts.schema import StoreError
+from tim_trio.accounts.tokens import KeyFileError
 from tim_trio.config import ServerConfig
+from tim_trio.core.accounts import Authenticator
 from tim_trio.log import get_logger, setup_logging
 from tim_trio.net.server import ListenError, Server, describe, open_listeners
 
@@ -32,7 +36,7 @@ def run_server(config: ServerConfig) -> int:
     tame_garbage_collector()
     try:
         trio.run(_main, config)
-    except ListenError as error:
+    except (ListenError, StoreError, KeyFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -59,8 +63,16 @@ def tame_garbage_collector() -> None:
 
 
 async def _main(config: ServerConfig) -> None:
+    async with open_authenticator(config) as authenticator:
+        await _serve(config, authenticator)
+
+
+async def _serve(config: ServerConfig, authenticator: Authenticator) -> None:
     server = Server(
-        config.limits, node_name=config.node_name, drain_timeout_s=config.drain_timeout_s
+        config.limits,
+        node_name=config.node_name,
+        drain_timeout_s=config.drain_timeout_s,
+        authenticator=authenticator,
     )
     # Opened before any nursery, so that a ListenError arrives bare.
     listeners = [

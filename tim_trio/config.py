@@ -122,14 +122,41 @@ class ServerConfig:
         "addresses to listen on, each HOST:PORT or [IPV6]:PORT; port 0 takes a free one; "
         "loopback by default, because open auth lets anyone in",
     )
-    auth: Literal["open"] = _key(
+    auth: Literal["open", "accounts", "token"] = _key(
         "open",
-        'who may connect; "open" takes any account name without proof',
+        'who may connect; "open" takes any account name without proof, "accounts" has '
+        'passwords in a database of its own, "token" takes signed tokens (JWT) of yours',
     )
     insecure_open: bool = _key(
         False,
         "let auth = open listen beyond loopback: anyone who reaches the port may then "
         "act under any name",
+    )
+    database_url: str = _key(
+        "",
+        "accounts: the database, as SQLAlchemy writes it; empty is the SQLite file "
+        "accounts.db in this user's data directory. With a password in it, give it here or "
+        "in the environment, not on the command line",
+    )
+    registration: Literal["closed", "invitation", "open"] = _key(
+        "closed",
+        "accounts: who may make an account over the wire; `tim_trio account invite` "
+        "prints invitations",
+    )
+    session_lifetime_s: float = _key(
+        30 * 86400.0,
+        "accounts: after its last use that a device can still come back without a password",
+        unit="seconds",
+        least=1.0,
+        most=10 * 365 * 86400.0,
+    )
+    token_key_file: str = _key(
+        "",
+        "token: the file with the secret (HS256, at least 32 bytes) or the public key in PEM "
+        "form (RS, PS, ES, EdDSA); read again when it changes",
+    )
+    token_audience: str = _key(
+        "", "token: what a token's aud must name; empty takes tokens without aud alone"
     )
     node_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = _key(
         "node-1",
@@ -299,7 +326,18 @@ def _from_overrides(overrides: Mapping[str, object]) -> Iterator[tuple[str, obje
         key = _find(name, "on the command line")
         if value is None or value == ():
             continue
+        if name == "database_url" and isinstance(value, str) and _holds_password(value):
+            raise ConfigError(
+                "database_url holds a password, and a command line is there for all to see: "
+                "set it in the file or in TIM_TRIO_DATABASE_URL"
+            )
         yield name, key.check(value, "on the command line", strict=not isinstance(value, str))
+
+
+def _holds_password(url: str) -> bool:
+    """Say whether there may be one; a text that is no URL is taken at its worst."""
+    authority = url.partition("://")[2].partition("/")[0]
+    return "password=" in url or ":" in authority.rpartition("@")[0]
 
 
 def _flatten(
@@ -353,6 +391,10 @@ def _build(values: Mapping[str, object]) -> ServerConfig:
         # Checks between bounds; each alone has been checked above.
         raise ConfigError(f"{prefix}{error}") from None
     config = ServerConfig(**top, limits=limits)
+    if config.auth == "token" and not config.token_key_file:
+        raise ConfigError(
+            'token_key_file: auth = "token" needs the file with the secret or the public key'
+        )
     anyone_may_enter = config.auth == "open"
     if anyone_may_enter and not config.insecure_open:
         for address in config.tcp:

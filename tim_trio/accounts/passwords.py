@@ -50,10 +50,17 @@ class PasswordHasher:
     Args:
         threads: hashes at once. Each is itself computed on several cores.
         max_waiting: how many may wait for one.
+        argon2_hasher: with other costs than the library's defaults; for tests.
     """
 
-    def __init__(self, *, threads: int = 1, max_waiting: int = 32) -> None:
-        self._argon2 = argon2.PasswordHasher()
+    def __init__(
+        self,
+        *,
+        threads: int = 1,
+        max_waiting: int = 32,
+        argon2_hasher: argon2.PasswordHasher | None = None,
+    ) -> None:
+        self._argon2 = argon2_hasher or argon2.PasswordHasher()
         self._limiter = trio.CapacityLimiter(threads)
         self._max_waiting = max_waiting
         self._held = 0
