@@ -12,10 +12,12 @@ from typing import Final
 
 import click
 
+from tim_trio.cli.account import account
 from tim_trio.cli.push import push
 from tim_trio.cli.room import room
 from tim_trio.cli.runner import PIPE_CLOSED
 from tim_trio.cli.serve import config, serve, version
+from tim_trio.cli.signed_token import token
 from tim_trio.cli.watch import watch
 
 PROGRAM: Final = "tim_trio"
@@ -52,7 +54,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, push, watch, room, config, version):
+for command in (serve, push, watch, room, account, token, config, version):
     cli.add_command(command)
 
 
