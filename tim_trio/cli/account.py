@@ -97,7 +97,7 @@ def account() -> None:
 
 @account.command()
 @click.argument("name", type=account_name)
-@click.option("--operator", is_flag=True, help="May see and ban everything.")
+@click.option("--operator", is_flag=True, help="Sees all rooms.")
 @click.option("--no-rooms", is_flag=True, help="May not register rooms.")
 @config_option
 def add(name: str, operator: bool, no_rooms: bool, file: Path | None) -> None:

@@ -57,7 +57,7 @@ def token() -> None:
     "--subscribe", type=room_id, multiple=True, metavar="ROOM", help="May watch here alone."
 )
 @click.option("--register/--no-register", default=None, help="May register rooms, or not.")
-@click.option("--operator", is_flag=True, help="May see and ban everything.")
+@click.option("--operator", is_flag=True, help="Sees all rooms.")
 @_audience_option
 def make(
     name: str,
