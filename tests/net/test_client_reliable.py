@@ -218,8 +218,12 @@ async def test_a_live_subscriber_that_is_cut_accounts_for_every_frame() -> None:
 
         async def cut() -> None:
             for _ in range(3):
+                # Long enough to notice the last cut; a cut while it dials is none.
                 await trio.sleep(0.3)
+                await bob.wait_connected()
+                await trio.sleep(0.1)
                 wire.cut()
+            await trio.sleep(0.3)
             await bob.wait_connected()
             await trio.sleep(0.3)
             stop.set()
