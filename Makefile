@@ -44,7 +44,7 @@ check: $(VENV)/.installed-dev ## the part of `make test` that takes less than a 
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON) -m pytest -m "not slow and not soak" --hypothesis-profile=quick $(PYTEST_ARGS)
 
-soak: debian-test $(VENV)/.installed-dev ## what is too long for `make test` (half an hour)
+soak: debian-test $(VENV)/.installed-dev ## what is too long for `make test`: the fuzzers at length
 	$(PYTHON) -m pytest -m soak --timeout=3600 $(PYTEST_ARGS)
 
 bench: debian-bench $(BENCH_VENV)/.installed ## compare with other brokers; ROWS=R1,R2 for a part
