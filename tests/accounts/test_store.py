@@ -394,6 +394,16 @@ def test_a_database_that_cannot_be_used_is_one_line(url: str, complaint: str) ->
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_driver_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create_engine(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'psycopg2'")
+
+    monkeypatch.setattr("tim_trio.accounts.store.create_engine", create_engine)
+    with pytest.raises(StoreError, match="psycopg2") as caught:
+        Store("postgresql://u:hunter2@host/db").open()
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "accounts.db").write_bytes(b"once upon a time " * 1000)
     with pytest.raises(StoreError, match="not a database"):
