@@ -14,6 +14,7 @@ _Number = TypeVar("_Number", int, float)
 
 KIB = 1024
 MIB = 1024 * KIB
+DAY_S = 86_400.0
 
 
 def _bound(
@@ -58,6 +59,7 @@ class Limits:
         "bytes",
         "unsent bytes of one subscription before it lags; about 8 s of a 1 Mbit/s stream",
         least=4 * KIB,
+        most=1024 * MIB,
     )
     backlog_age_s: float = _bound(
         1.0,
@@ -65,6 +67,7 @@ class Limits:
         "age of a subscription's oldest unsent byte before it lags: live data that is "
         "older helps nobody",
         least=0.01,
+        most=DAY_S,
     )
     connection_backlog_bytes: int = _bound(
         8 * MIB,
@@ -96,6 +99,7 @@ class Limits:
         "seconds",
         "a connection that takes no byte for this long is closed as a slow consumer",
         least=0.05,
+        most=DAY_S,
     )
 
     # Cache
@@ -130,6 +134,7 @@ class Limits:
         "seconds",
         "of silence from a peer before it is pinged; it is closed two intervals later",
         least=0.05,
+        most=DAY_S,
     )
     close_timeout_s: float = _bound(
         2.0, "seconds", "for a closing connection to take its last frames", least=0.05
@@ -145,7 +150,7 @@ class Limits:
     max_refused_commands: int = _bound(
         1_000,
         "requests",
-        "refused for their rate before the connection is closed as flooding",
+        "refused for their rate within a minute before the connection is closed as flooding",
         least=1,
     )
     ask_interval_s: float = _bound(
@@ -194,7 +199,11 @@ class Limits:
         1_000, "accounts", "granted push rights in one room", least=1, most=60_000
     )
     idle_timeout_s: float = _bound(
-        300.0, "seconds", "without a stream frame before a room is destroyed", least=0.05
+        300.0,
+        "seconds",
+        "without a stream frame before a room is destroyed",
+        least=0.05,
+        most=365 * DAY_S,
     )
     max_room_init_bytes: int = _bound(
         4 * MIB,

@@ -25,6 +25,7 @@ from tim_trio.core.sources import Source
 from tim_trio.errors import ClusterError, Code, RoomError
 from tim_trio.protocol.messages import (
     Close,
+    ListRoomsAnswer,
     ListScope,
     PublishAnswer,
     PushAsked,
@@ -39,6 +40,7 @@ from tim_trio.protocol.messages import (
     SourceLeftReason,
     StartFrom,
     Viewers,
+    encode,
 )
 from tim_trio.protocol.room_ids import END_ROOM_ID, FIRST_ROOM_ID, is_room_id
 
@@ -462,6 +464,18 @@ async def test_only_the_publisher_unpublishes_and_only_once(node: Node) -> None:
     assert node.log.events()[-2:] == ["source joined", "source left"]
 
 
+async def test_the_log_tells_a_takeover_from_a_newcomer_and_from_a_question(node: Node) -> None:
+    room = await node.room()
+    node.publish(node.alice, room.number)
+    node.publish(node.alice, room.number)  # the same token, the same connection
+    again = node.peer("alice")
+    node.publish(again, room.number)
+    node.manager.leave(again.member, clean=False, now=0.0)
+    node.publish(node.alice, room.number)
+    assert node.log.events()[1:] == ["source joined", "source taken over", "source taken over"]
+    assert node.log.lines[-1][1]["source"] == 1
+
+
 async def test_info_shows_grants_to_creator_and_operators(node: Node) -> None:
     room = await node.room()
     await node.grant(room, "bob")
@@ -526,6 +540,24 @@ async def test_a_list_is_paged_in_order_of_ids(node: Node, monkeypatch: pytest.M
     assert page(0, 7) == (False, numbers)
     monkeypatch.setattr(manager_module, "_LIST_LIMIT", 5)
     assert page(0, 0) == page(0, 100) == (True, numbers[:5])
+
+
+async def test_a_page_of_a_list_fits_into_a_frame() -> None:
+    node = Node(max_rooms=100)
+    creator = node.peer("\N{FACE WITH TEARS OF JOY}" * 63)
+    numbers = sorted([(await node.room(creator)).number for _ in range(33)])
+    listed: list[int] = []
+    pages = 0
+    more = True
+    while more:
+        after = listed[-1] if listed else 0
+        more, entries = node.manager.list_rooms(creator.member, ListScope.MINE, after, 0)
+        answer = encode(ListRoomsAnswer(more=more, rooms=entries), 1)
+        assert len(answer) <= node.manager.node.limits.max_frame_bytes
+        listed += [entry.room for entry in entries]
+        pages += 1
+    assert listed == numbers
+    assert pages == 3  # 15 to a frame of 4 KiB, and not one fewer
 
 
 # Asking to push

@@ -24,7 +24,7 @@ from tests.core.builders import (
     open_source,
     seqs,
 )
-from tim_trio.core import room as room_module
+from tim_trio.core.listing import LEFT_SOURCES_KEPT
 from tim_trio.core.node import Node
 from tim_trio.core.room import Room
 from tim_trio.core.sources import Source
@@ -576,9 +576,7 @@ def test_unpublish_answers_behind_all_data_and_tells_subscribers(stage: Stage) -
     assert stage.alice.member.former == {(ROOM, 1): stage.source}
 
 
-def test_a_source_that_left_stays_listed_for_a_while(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_left_stays_listed_for_a_while(stage: Stage) -> None:
     stage.send(INIT)
     stage.send(KEY, END)
     stage.room.end_source(stage.source, SourceLeftReason.UNPUBLISHED, 0.0)
@@ -596,7 +594,7 @@ def test_a_source_that_left_stays_listed_for_a_while(
     ]
     assert seqs(received) == []
     assert stage.node.cache_bytes == 0
-    kept = room_module._LEFT_SOURCES_KEPT
+    kept = LEFT_SOURCES_KEPT
     for _ in range(kept):
         source = open_source(stage.room, stage.alice)
         stage.room.end_source(source, SourceLeftReason.UNPUBLISHED, 0.0)
@@ -995,8 +993,15 @@ def test_info_tells_who_and_how_much(stage: Stage) -> None:
 
 
 def test_who_may_push(stage: Stage) -> None:
-    stage.room.granted.add("bob")
-    assert [stage.room.may_push(name) for name in ("alice", "bob", "eve")] == [True, True, False]
+    for _ in range(2):  # once more changes nothing
+        assert stage.room.grant("bob")
+        assert [stage.room.may_push(name) for name in ("alice", "bob", "eve")] == [
+            True,
+            True,
+            False,
+        ]
+    stage.room.revoke("bob")
+    assert not stage.room.may_push("bob")
 
 
 def test_a_room_is_shown_by_its_id() -> None:

@@ -16,6 +16,7 @@ from tests.core.builders import (
     ROOM,
     TOKEN,
     FakeAuthenticator,
+    Log,
     Peer,
     Received,
     TrackWriter,
@@ -28,8 +29,10 @@ from tests.core.builders import (
 from tests.protocol.builders import control_bytes
 from tim_trio.core.accounts import Gate
 from tim_trio.core.manager import RoomManager
+from tim_trio.core.node import Node
 from tim_trio.core.session import AGENT, PeerClosed, Session, new_decoder
 from tim_trio.errors import Code, RemoteProtocolError, is_retryable
+from tim_trio.limits import Limits
 from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, VERSION
 from tim_trio.protocol.messages import (
     AccountSend,
@@ -226,6 +229,23 @@ async def test_hello_is_answered_with_the_limits(manager: RoomManager) -> None:
     )
     assert caller.session.greeted
     assert caller.session.decoder.max_frame_bytes == bounds.max_frame_bytes
+
+
+@pytest.mark.parametrize("end", ["least", "most"])
+async def test_whatever_the_limits_are_they_can_be_told(end: str) -> None:
+    """No field of WELCOME overflows, and none is 0."""
+    extremes = {
+        field.name: field.metadata[end]
+        for field in attrs.fields(Limits)
+        if field.metadata[end] is not None
+    }
+    if end == "least":
+        extremes["max_frame_bytes"] = extremes["backlog_bytes"]
+    manager = RoomManager(Node(Limits(**extremes)), Log())
+    welcome = await Caller(manager).get(Welcome, HELLO)
+    assert welcome.backlog_bytes == manager.node.limits.backlog_bytes
+    assert welcome.max_subscriptions == manager.node.limits.max_subscriptions
+    assert min(welcome.backlog_age_ms, welcome.stall_timeout_ms, welcome.ping_interval_ms) > 0
 
 
 @pytest.mark.parametrize(
@@ -742,6 +762,22 @@ async def test_requests_over_the_rate_are_refused_and_then_are_a_flood() -> None
     assert manager.rooms == {}
     with closes_with(Code.FLOODING):
         await alice.send(encode(REGISTER, 9), 0.5)
+
+
+async def test_refusals_are_forgotten_within_a_minute() -> None:
+    """Who is a little too quick, for however long, is no flood."""
+    manager = make_manager(commands_per_s=1.0, command_burst=1, max_refused_commands=3)
+    alice = await Caller(manager).enter()
+    now = 100.0
+    for _ in range(20):
+        for _ in range(3):
+            await alice.get(Pong, Ping(stamp=0), now)
+            assert await alice.refusal(Ping(stamp=0), now) is Code.RATE_LIMITED
+            now += 20
+    assert await alice.refusal(Ping(stamp=0), now - 19.5) is Code.RATE_LIMITED
+    assert await alice.refusal(Ping(stamp=0), now - 19.5) is Code.RATE_LIMITED
+    with closes_with(Code.FLOODING):
+        await alice.send(encode(REGISTER, 9), now - 19.5)
 
 
 async def test_stream_frames_answers_and_goodbyes_have_no_rate() -> None:

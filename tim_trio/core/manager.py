@@ -46,6 +46,10 @@ from tim_trio.protocol.room_ids import END_ROOM_ID, FIRST_ROOM_ID
 _DRAWS: Final = 8
 _MAX_GATHER_MS: Final = 1000
 _LIST_LIMIT: Final = 1000
+#: Of the answer to LIST_ROOMS: what stands before the entries, and an entry
+#: without the bytes of its creator's name.
+_LIST_HEADER_BYTES: Final = 15
+_ENTRY_BYTES: Final = 18
 _EXPIRY_INTERVAL_S: Final = 0.5
 _PACING_INTERVAL_S: Final = 1.0
 #: Asks to push remembered per room; more askers than that wait for the oldest.
@@ -258,9 +262,8 @@ class RoomManager:
             raise room_error(Code.BAD_REQUEST, "not an account name")
         if room.may_push(account):
             return
-        if len(room.granted) >= self.node.limits.max_grants_per_room:
+        if not room.grant(account):
             raise room_error(Code.TOO_MANY_GRANTS)
-        room.granted.add(account)
         self._related.setdefault(account, set()).add(room)
         room.asked.pop(account, None)
         granted = encode(PushGranted(room=room.number))
@@ -274,7 +277,7 @@ class RoomManager:
         room = self._own_room(member, number)
         if account not in room.granted:
             return
-        room.granted.discard(account)
+        room.revoke(account)
         self._unrelate(account, room)
         for source in room.sources.values():
             if source.account == account:
@@ -328,9 +331,14 @@ class RoomManager:
             raise room_error(
                 Code.PERMISSION_DENIED, "only the creator and the accounts it granted may push"
             )
+        before = room.source_of(token)
+        owner = None if before is None else before.owner
         source = room.publish(member, token, request_id, now)
         self._lingering.pop(source, None)
-        self._log_source("source joined", room, source)
+        if before is None:
+            self._log_source("source joined", room, source)
+        elif owner is not member:  # else it has only asked for its answer again
+            self._log_source("source taken over", room, source)
 
     def unpublish(
         self, member: Member, number: int, source: int, request_id: int, now: float
@@ -380,8 +388,15 @@ class RoomManager:
         page = heapq.nsmallest(
             limit + 1, (room for room in among if room.number > after), key=lambda r: r.number
         )
-        entries = [_entry(room, member.account) for room in page[:limit]]
-        return len(page) > limit, entries
+        # As many as fit into a frame.
+        size = _LIST_HEADER_BYTES
+        entries = []
+        for room in page[:limit]:
+            size += _ENTRY_BYTES + len(room.creator.encode())
+            if size > self.node.limits.max_frame_bytes:
+                break
+            entries.append(_entry(room, member.account))
+        return len(page) > len(entries), entries
 
     def ask_to_push(self, member: Member, number: int, message: str, now: float) -> int:
         """Tell the creator's connections that the account wants to push; return how many."""

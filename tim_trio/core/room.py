@@ -8,7 +8,6 @@ Source: protocol.md, sections 7 to 9; DESIGN "The data path".
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +15,7 @@ import attrs
 
 from tim_trio.core.audience import Audience
 from tim_trio.core.cache import CacheBudget
+from tim_trio.core.listing import TRACK_BYTES, Listing, grant_bytes, source_bytes
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
 from tim_trio.core.pace import Pace
@@ -35,7 +35,6 @@ from tim_trio.protocol.messages import (
     RoomClosedReason,
     RoomInfo,
     RoomMode,
-    SourceInfo,
     SourceJoined,
     SourceLeft,
     SourceLeftReason,
@@ -48,9 +47,6 @@ from tim_trio.protocol.messages import (
 from tim_trio.protocol.room_ids import format_room_id
 from tim_trio.protocol.runs import Run
 
-#: Sources that have left and stay listed, so that a late comer can tell
-#: "ended" from "not yet begun".
-_LEFT_SOURCES_KEPT: Final = 64
 #: Above this a send is dear for its bytes, and waiting saves nothing.
 _GATHER_BYTES: Final = 16 * 1024
 
@@ -61,7 +57,8 @@ class Room:
 
     Attributes:
         number: the room id.
-        granted: accounts beside the creator that may push.
+        granted: accounts beside the creator that may push; changed by
+            `grant` and `revoke`.
         viewers_changed: VIEWERS is due to the publishers.
     """
 
@@ -82,7 +79,7 @@ class Room:
     last_frame_at: float = 0.0
     frames_in: int = 0
     bytes_in: int = 0
-    _left: deque[SourceInfo] = attrs.field(factory=lambda: deque(maxlen=_LEFT_SOURCES_KEPT))
+    _listing: Listing = attrs.field(init=False)
     _tokens: dict[bytes, Source] = attrs.field(factory=dict)
     _next_source: int = 1
     _tracks: int = 0
@@ -96,6 +93,7 @@ class Room:
 
     def __attrs_post_init__(self) -> None:
         self._budget = CacheBudget(self._node)
+        self._listing = Listing(self._node.limits.max_frame_bytes)
         self.last_frame_at = self.created_at
 
     def __str__(self) -> str:
@@ -111,6 +109,22 @@ class Room:
 
     def may_push(self, account: str) -> bool:
         return account == self.creator or account in self.granted
+
+    def grant(self, account: str) -> bool:
+        """Let one more account push; False when there are as many as can be listed."""
+        if account in self.granted:
+            return True
+        if len(self.granted) >= self._node.limits.max_grants_per_room:
+            return False
+        if not self._listing.take(grant_bytes(account)):
+            return False
+        self.granted.add(account)
+        return True
+
+    def revoke(self, account: str) -> None:
+        """Take a grant back; its sources are another matter (`revoke_sources`)."""
+        self.granted.remove(account)
+        self._listing.give_back(grant_bytes(account))
 
     # Data
 
@@ -182,7 +196,8 @@ class Room:
         return audience
 
     def _new_track(self, source: Source, number: int) -> Track:
-        if self._tracks >= self._node.limits.max_tracks_per_room:
+        limits = self._node.limits
+        if self._tracks >= limits.max_tracks_per_room or not self._listing.take(TRACK_BYTES):
             raise RemoteProtocolError(f"more than {self._tracks} tracks in a room", Code.FLOODING)
         self._tracks += 1
         return source.new_track(number, self._budget)
@@ -263,7 +278,7 @@ class Room:
             mode=self.mode,
             gather_ms=self.gather_ms,
             sources=[
-                *self._left,
+                *self._listing.left,
                 *(source.info(offered=offered or source.holds) for source in sources),
             ],
             path=[self._node_name],
@@ -298,6 +313,10 @@ class Room:
 
     # Sources
 
+    def source_of(self, token: bytes) -> Source | None:
+        """Return the living source that was opened with ``token``."""
+        return self._tokens.get(token)
+
     def publish(self, member: Member, token: bytes, request_id: int, now: float) -> Source:
         """Open a source, or take over the one with this token, and answer.
 
@@ -312,7 +331,9 @@ class Room:
         if is_more and len(member.sources) >= self._node.limits.max_sources_per_connection:
             raise room_error(Code.TOO_MANY_SOURCES)
         if source is None:
-            if len(self.sources) >= self._node.limits.max_sources_per_room:
+            if len(self.sources) >= self._node.limits.max_sources_per_room or not (
+                self._listing.take(source_bytes(member.account))
+            ):
                 raise room_error(Code.TOO_MANY_SOURCES)
             source = Source(self._next_source, member.account, token, member)
             self._next_source += 1
@@ -400,7 +421,7 @@ class Room:
         """Remove a source and tell the subscribers, after announcing their losses."""
         self.flush(now)
         self._remove_source(source)
-        self._left.append(source.info(left=True))
+        self._listing.keep(source.info(left=True))
         for subscription in self._audience:
             subscription.source_ends(source, now)
         left = SourceLeft(room=self.number, source=source.number, reason=reason)
@@ -413,6 +434,7 @@ class Room:
         self._release_held(source)
         self._init_bytes -= sum(len(track.init or b"") for track in source.tracks.values())
         self._tracks -= len(source.tracks)
+        self._listing.give_back(source_bytes(source.account) + TRACK_BYTES * len(source.tracks))
         if source.owner is not None:
             source.owner.release(self, source)
             source.owner = None
@@ -460,6 +482,6 @@ class Room:
             viewers=self.viewers,
             frames=self.frames_in,
             bytes=self.bytes_in,
-            sources=[*self._left, *(source.info() for source in self.sources.values())],
+            sources=[*self._listing.left, *(source.info() for source in self.sources.values())],
             granted=sorted(self.granted) if show_granted else [],
         )

@@ -78,6 +78,8 @@ _HELLO: Final = type_of(Hello)
 #: What needs no request_id. Only a mistake in it is answered.
 _ONE_WAY: Final = frozenset({type_of(Credit), type_of(LinkPath), type_of(LinkViewers)})
 _PING_STAMP: Final = 1
+#: Seconds after which a refused request is no longer held against anyone.
+_PATIENCE_S: Final = 60.0
 #: Closes that take rights away: nobody may take the sources over.
 _RIGHTS_ENDED: Final = frozenset({Code.EXPIRED, Code.DISABLED, Code.BANNED, Code.SIGNED_OUT})
 
@@ -113,7 +115,8 @@ class Session:
     _said_bye: bool = False
     _over: bool = False
     _commands: TokenBucket | None = None
-    _refused: int = 0
+    #: How many more requests may be refused before it counts as flooding.
+    _patience: TokenBucket | None = None
 
     def receive_run(self, run: Run, now: float) -> int:
         """Push a run. Returns the work done: 1 and the subscribers it went to.
@@ -214,8 +217,10 @@ class Session:
             self._commands = TokenBucket(limits.commands_per_s, limits.command_burst)
         if self._commands.take(now):
             return
-        self._refused += 1
-        if self._refused > limits.max_refused_commands:
+        if self._patience is None:
+            most = limits.max_refused_commands
+            self._patience = TokenBucket(most / _PATIENCE_S, most)
+        if not self._patience.take(now):
             raise RemoteProtocolError("too many requests over the rate", Code.FLOODING)
         wait_ms = int(self._commands.wait_s() * 1000) + 1
         raise room_error(Code.RATE_LIMITED, retry_after_ms=wait_ms)
