@@ -84,7 +84,8 @@ $(BENCH_VENV)/.installed: pyproject.toml tools/make-venv
 	@touch $@
 
 debian-test:
-	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev
+	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \
+	    etcd=etcd-server
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \
