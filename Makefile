@@ -84,8 +84,7 @@ $(BENCH_VENV)/.installed: pyproject.toml tools/make-venv
 	@touch $@
 
 debian-test:
-	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \
-	    etcd=etcd-server
+	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     )
     from tim_trio.net.client import (
         WHILE_AWAY,
+        AccountStreams,
         Bounds,
         Client,
         ConnectFailed,
         NotATimServer,
+        Receipt,
         Reconnected,
         Reconnecting,
         RequestTimedOut,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
         open_client,
     )
     from tim_trio.protocol.messages import (
+        AccountStream,
+        DeliveryStatus,
         Gap,
         GoAway,
         PushAsked,
@@ -56,10 +60,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WHILE_AWAY",
+    "AccountStream",
+    "AccountStreams",
     "Bounds",
     "Client",
     "ConnectFailed",
     "ConnectionClosed",
+    "DeliveryStatus",
     "Gap",
     "GoAway",
     "LocalProtocolError",
@@ -69,6 +76,7 @@ __all__ = [
     "PushAsked",
     "PushGranted",
     "RateLimited",
+    "Receipt",
     "Reconnected",
     "Reconnecting",
     "RequestTimedOut",

@@ -14,11 +14,10 @@ from collections.abc import AsyncIterator
 
 import trio
 
-from tim_trio.accounts.configured import open_authenticator
+from tim_trio.accounts.configured import Accounts, open_accounts
 from tim_trio.accounts.schema import StoreError
 from tim_trio.accounts.tokens import KeyFileError
 from tim_trio.config import ServerConfig
-from tim_trio.core.accounts import Authenticator
 from tim_trio.log import get_logger, setup_logging
 from tim_trio.net.server import ListenError, Server, describe, open_listeners
 
@@ -63,16 +62,17 @@ def tame_garbage_collector() -> None:
 
 
 async def _main(config: ServerConfig) -> None:
-    async with open_authenticator(config) as authenticator:
-        await _serve(config, authenticator)
+    async with open_accounts(config) as accounts:
+        await _serve(config, accounts)
 
 
-async def _serve(config: ServerConfig, authenticator: Authenticator) -> None:
+async def _serve(config: ServerConfig, accounts: Accounts) -> None:
     server = Server(
         config.limits,
         node_name=config.node_name,
         drain_timeout_s=config.drain_timeout_s,
-        authenticator=authenticator,
+        authenticator=accounts.authenticator,
+        relations=accounts.relations,
     )
     # Opened before any nursery, so that a ListenError arrives bare.
     listeners = [

@@ -70,6 +70,7 @@ class Code(enum.IntEnum):
     WEAK_PASSWORD = 2116
     REGISTRATION_CLOSED = 2117
     NO_SUCH_ACCOUNT = 2118
+    TOO_MANY_CONTACTS = 2119
 
     @property
     def label(self) -> str:

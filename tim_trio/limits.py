@@ -185,6 +185,37 @@ class Limits:
         least=1,
     )
 
+    # Account streams
+    max_account_stream_bytes: int = _bound(
+        64 * KIB,
+        "bytes",
+        "payload of one message to accounts; in any case 512 less than max_frame_bytes",
+        least=KIB,
+        most=MIB,
+    )
+    max_receivers: int = _bound(
+        256, "accounts", "that one message may be for", least=64, most=60_000
+    )
+    account_backlog_bytes: int = _bound(
+        256 * KIB,
+        "bytes",
+        "unsent account streams of one connection; one sender may hold half of it, so that "
+        "others get through",
+        least=KIB,
+    )
+    max_contacts_per_account: int = _bound(
+        10_000,
+        "accounts",
+        "that one account has asked, been asked by or as contacts; and blocks",
+        least=1,
+    )
+    max_contacts_in_memory: int = _bound(
+        200_000,
+        "entries",
+        "contacts and blocks of all accounts, where they are kept in memory; a contact is two",
+        least=2,
+    )
+
     # Rooms
     max_rooms: int = _bound(100_000, "rooms", "on this node", least=1)
     max_rooms_per_account: int = _bound(

@@ -8,12 +8,14 @@ import platformdirs
 import pytest
 
 from tim_trio.accounts.authenticator import StoreAuthenticator
-from tim_trio.accounts.configured import new_store, open_authenticator
+from tim_trio.accounts.configured import new_store, open_accounts
+from tim_trio.accounts.relations import StoreRelations
 from tim_trio.accounts.schema import StoreError
 from tim_trio.accounts.store import default_database_url
 from tim_trio.accounts.tokens import KeyFileError, TokenAuthenticator
 from tim_trio.config import ServerConfig, load_config
 from tim_trio.core.accounts import OpenAuthenticator
+from tim_trio.core.relations import MemoryRelations
 
 
 def configured(**overrides: object) -> ServerConfig:
@@ -21,25 +23,28 @@ def configured(**overrides: object) -> ServerConfig:
 
 
 async def test_each_mode_has_its_authenticator(tmp_path: Path) -> None:
-    async with open_authenticator(configured()) as opened:
-        assert isinstance(opened, OpenAuthenticator)
+    async with open_accounts(configured()) as opened:
+        assert isinstance(opened.authenticator, OpenAuthenticator)
+        assert isinstance(opened.relations, MemoryRelations)
     key = tmp_path / "key"
     key.write_bytes(b"x" * 32)
-    async with open_authenticator(configured(auth="token", token_key_file=str(key))) as token:
-        assert isinstance(token, TokenAuthenticator)
+    async with open_accounts(configured(auth="token", token_key_file=str(key))) as token:
+        assert isinstance(token.authenticator, TokenAuthenticator)
+        assert isinstance(token.relations, MemoryRelations)
     url = default_database_url(tmp_path)
-    async with open_authenticator(configured(auth="accounts", database_url=url)) as accounts:
-        assert isinstance(accounts, StoreAuthenticator)
+    async with open_accounts(configured(auth="accounts", database_url=url)) as accounts:
+        assert isinstance(accounts.authenticator, StoreAuthenticator)
+        assert isinstance(accounts.relations, StoreRelations)
     assert (tmp_path / "accounts.db").exists()
 
 
 async def test_what_cannot_be_opened_arrives_bare(tmp_path: Path) -> None:
     missing = str(tmp_path / "key")
     with pytest.raises(KeyFileError):
-        async with open_authenticator(configured(auth="token", token_key_file=missing)):
+        async with open_accounts(configured(auth="token", token_key_file=missing)):
             pass
     with pytest.raises(StoreError):
-        async with open_authenticator(configured(auth="accounts", database_url="sqlite://")):
+        async with open_accounts(configured(auth="accounts", database_url="sqlite://")):
             pass
 
 

@@ -1,4 +1,4 @@
-"""Contacts, blocks and policies against a model in plain dictionaries."""
+"""Contacts, blocks and policies in the store, against a plain model."""
 
 from __future__ import annotations
 
@@ -11,69 +11,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from tim_trio.accounts.relations import ContactState, StoreRelations
+from tests.core.relations_model import NAMES, Model
+from tim_trio.accounts.relations import StoreRelations
 from tim_trio.accounts.store import Store, default_database_url
-from tim_trio.core.accounts import Verdict
+from tim_trio.core.relations import ContactChange, Verdict
 from tim_trio.errors import Code, RoomError
-from tim_trio.protocol.messages import ContactAction, ContactEntry, Policy
+from tim_trio.protocol.messages import ContactAction, ContactEntry, ContactState, Policy
 
-NAMES = ("alice", "bob", "ä")
 PAIRS = st.permutations(NAMES).map(lambda names: (names[0], names[1]))
-
-
-class Model:
-    """The rules of protocol.md, section 11, in the words of that page."""
-
-    def __init__(self) -> None:
-        self.asked: set[tuple[str, str]] = set()
-        self.contacts: set[frozenset[str]] = set()
-        self.blocked: set[tuple[str, str]] = set()
-        self.contacts_only: set[str] = set()
-
-    def part(self, a: str, b: str) -> None:
-        self.asked -= {(a, b), (b, a)}
-        self.contacts.discard(frozenset((a, b)))
-
-    def act(self, a: str, action: ContactAction, b: str) -> None:
-        together = frozenset((a, b))
-        if action is ContactAction.BLOCK and (a, b) not in self.blocked:
-            self.part(a, b)
-            self.blocked.add((a, b))
-        elif action is ContactAction.UNBLOCK and (a, b) in self.blocked:
-            self.part(a, b)
-            self.blocked.discard((a, b))
-        elif (a, b) in self.blocked or action in (ContactAction.BLOCK, ContactAction.UNBLOCK):
-            pass
-        elif action in (ContactAction.DECLINE, ContactAction.REMOVE):
-            self.part(a, b)
-        elif (b, a) in self.asked:
-            self.part(a, b)
-            self.contacts.add(together)
-        elif action is ContactAction.ASK and together not in self.contacts:
-            self.asked.add((a, b))
-
-    def state(self, a: str, b: str) -> ContactState:
-        if (a, b) in self.blocked:
-            return ContactState.BLOCKED_BY_ME
-        if frozenset((a, b)) in self.contacts:
-            return ContactState.CONTACT
-        if (a, b) in self.asked:
-            return ContactState.ASKED_BY_ME
-        return ContactState.ASKED_BY_THEM if (b, a) in self.asked else ContactState.NONE
-
-    def verdict(self, sender: str, receiver: str) -> Verdict:
-        if sender == receiver:
-            return Verdict.DELIVER
-        if (receiver, sender) in self.blocked:
-            return Verdict.OFFLINE
-        if (sender, receiver) in self.blocked:
-            return Verdict.REFUSED
-        is_contact = frozenset((sender, receiver)) in self.contacts
-        return (
-            Verdict.REFUSED
-            if receiver in self.contacts_only and not is_contact
-            else Verdict.DELIVER
-        )
 
 
 class Relations(RuleBasedStateMachine):
@@ -95,33 +40,32 @@ class Relations(RuleBasedStateMachine):
     @rule(pair=PAIRS, action=st.sampled_from(ContactAction))
     def contact(self, pair: tuple[str, str], action: ContactAction) -> None:
         account, other = pair
-        states = self.relations.contact_blocking(account, action, other)
+        before = self.model.state(other, account)
+        change = self.relations.contact_blocking(account, action, other)
         self.model.act(account, action, other)
-        assert states == (self.model.state(account, other), self.model.state(other, account))
-        for sender, receiver in (pair, pair[::-1]):
-            verdict = self.relations.verdict_blocking(sender, receiver)
-            assert verdict is self.model.verdict(sender, receiver)
+        other_state = self.model.state(other, account)
+        assert change == ContactChange(
+            state=self.model.state(account, other),
+            other_state=other_state,
+            is_news=other_state is not before,
+        )
 
     @rule(account=st.sampled_from(NAMES), policy=st.sampled_from(Policy))
     def set_policy(self, account: str, policy: Policy) -> None:
         self.relations.set_policy_blocking(account, policy)
-        if policy is Policy.CONTACTS:
-            self.model.contacts_only.add(account)
-        else:
-            self.model.contacts_only.discard(account)
+        self.model.set_policy(account, policy)
+
+    @rule()
+    def restart(self) -> None:
+        self.store.close()
+        self.store.open()
 
     @rule()
     def look(self) -> None:
         for account in NAMES:
-            for other in NAMES:
-                verdict = self.relations.verdict_blocking(account, other)
-                assert verdict is self.model.verdict(account, other)
-            expected = [
-                ContactEntry(account=other, state=state)
-                for other in NAMES
-                if (state := self.model.state(account, other)) is not ContactState.NONE
-            ]
-            assert self.relations.list_blocking(account, "", 0) == (False, expected)
+            verdicts = self.relations.verdicts_blocking(account, NAMES)
+            assert verdicts == [self.model.verdict(account, other) for other in NAMES]
+            assert self.relations.list_blocking(account, "", 0) == (False, self.model.list(account))
 
 
 TestRelations = Relations.TestCase
@@ -139,12 +83,22 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
+def changed(state: int, other_state: int, *, is_news: bool) -> ContactChange:
+    return ContactChange(
+        state=ContactState(state), other_state=ContactState(other_state), is_news=is_news
+    )
+
+
 async def test_the_blocked_side_sees_what_it_would_see_of_who_is_away(store: Store) -> None:
     relations = StoreRelations(store)
-    assert await relations.contact("alice", ContactAction.BLOCK, "bob") == (4, 0)
-    assert await relations.verdict("bob", "alice") is Verdict.OFFLINE
+    assert await relations.contact("alice", ContactAction.BLOCK, "bob") == changed(
+        4, 0, is_news=False
+    )
+    assert await relations.verdicts("bob", ["alice"]) == [Verdict.BLOCKED]
     # It may ask, and hears that it has asked.
-    assert await relations.contact("bob", ContactAction.ASK, "alice") == (1, 4)
+    assert await relations.contact("bob", ContactAction.ASK, "alice") == changed(
+        1, 4, is_news=False
+    )
     assert await relations.list_contacts("bob", "", 0) == (
         False,
         [ContactEntry(account="alice", state=1)],
@@ -153,36 +107,63 @@ async def test_the_blocked_side_sees_what_it_would_see_of_who_is_away(store: Sto
         False,
         [ContactEntry(account="bob", state=4)],
     )
-    assert await relations.contact("alice", ContactAction.UNBLOCK, "bob") == (0, 0)
+    # As if it had been declined just now.
+    assert await relations.contact("alice", ContactAction.UNBLOCK, "bob") == changed(
+        0, 0, is_news=True
+    )
 
 
 async def test_a_policy_refuses_all_but_contacts(store: Store) -> None:
     relations = StoreRelations(store)
     await relations.set_policy("alice", Policy.CONTACTS)
-    assert await relations.verdict("bob", "alice") is Verdict.REFUSED
+    assert await relations.verdicts("bob", ["alice"]) == [Verdict.REFUSED]
     await relations.contact("alice", ContactAction.ASK, "bob")
     await relations.contact("bob", ContactAction.ACCEPT, "alice")
-    assert await relations.verdict("bob", "alice") is Verdict.DELIVER
+    assert await relations.verdicts("bob", ["alice"]) == [Verdict.DELIVER]
     await relations.set_policy("alice", Policy.ANYONE)
-    assert await relations.verdict("ä", "alice") is Verdict.DELIVER
+    assert await relations.verdicts("ä", ["alice", "bob"]) == [Verdict.DELIVER] * 2
 
 
 async def test_nobody(store: Store) -> None:
     relations = StoreRelations(store)
-    assert await relations.verdict("alice", "nobody") is Verdict.UNKNOWN
-    with pytest.raises(RoomError) as caught:
-        await relations.contact("alice", ContactAction.BLOCK, "nobody")
-    assert caught.value.code == Code.NO_SUCH_ACCOUNT
-    with pytest.raises(RoomError) as caught:
-        await relations.contact("alice", ContactAction.ASK, "alice")
-    assert caught.value.code == Code.BAD_REQUEST
+    assert await relations.verdicts("alice", ["nobody", "no body"]) == [Verdict.UNKNOWN] * 2
+    for other, code in (
+        ("nobody", Code.NO_SUCH_ACCOUNT),
+        ("no\0body", Code.NO_SUCH_ACCOUNT),
+        ("alice", Code.BAD_REQUEST),
+    ):
+        with pytest.raises(RoomError) as caught:
+            await relations.contact("alice", ContactAction.BLOCK, other)
+        assert caught.value.code == code
 
 
 async def test_where_accounts_are_somebody_elses_any_name_may_be_somebody(store: Store) -> None:
     relations = StoreRelations(store, knows_accounts=False)
-    assert await relations.verdict("alice", "nobody") is Verdict.DELIVER
-    assert await relations.verdict("alice", "no body") is Verdict.UNKNOWN
-    assert await relations.contact("nobody", ContactAction.ASK, "noone") == (1, 2)
+    assert await relations.verdicts("alice", ["nobody", "no body"]) == [
+        Verdict.DELIVER,
+        Verdict.UNKNOWN,
+    ]
+    assert await relations.contact("nobody", ContactAction.ASK, "noone") == changed(
+        1, 2, is_news=True
+    )
+
+
+async def test_contacts_and_blocks_are_bounded_on_both_sides(store: Store) -> None:
+    relations = StoreRelations(store, knows_accounts=False, max_contacts=1)
+    await relations.contact("me", ContactAction.ASK, "a")
+    # Who is asked too often can still block.
+    await relations.contact("me", ContactAction.BLOCK, "b")
+    for account, action, other in (
+        ("me", ContactAction.ASK, "c"),
+        ("me", ContactAction.BLOCK, "c"),
+        ("c", ContactAction.ASK, "me"),
+    ):
+        with pytest.raises(RoomError) as caught:
+            await relations.contact(account, action, other)
+        assert caught.value.code == Code.TOO_MANY_CONTACTS
+    await relations.contact("me", ContactAction.UNBLOCK, "b")
+    await relations.contact("me", ContactAction.BLOCK, "a")
+    await relations.contact("c", ContactAction.ASK, "me")
 
 
 async def test_the_list_is_paged_in_the_order_of_bytes(store: Store) -> None:
@@ -205,4 +186,4 @@ async def test_what_was_agreed_is_there_after_a_restart(store: Store) -> None:
     await StoreRelations(store).contact("alice", ContactAction.BLOCK, "bob")
     store.close()
     store.open()
-    assert await StoreRelations(store).verdict("bob", "alice") is Verdict.OFFLINE
+    assert await StoreRelations(store).verdicts("bob", ["alice"]) == [Verdict.BLOCKED]

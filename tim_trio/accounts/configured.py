@@ -1,4 +1,4 @@
-"""From the configuration to the authenticator that it asks for."""
+"""From the configuration to who may come in, and who may reach whom."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import assert_never
 
+import attrs
 import platformdirs
 import trio
 
-from tim_trio.accounts.authenticator import StoreAuthenticator
+from tim_trio.accounts.authenticator import StoreAuthenticator, StoreThreads
+from tim_trio.accounts.relations import StoreRelations
 from tim_trio.accounts.store import Store, default_database_url
 from tim_trio.accounts.tokens import KeyFile, TokenAuthenticator
 from tim_trio.config import ServerConfig
 from tim_trio.core.accounts import Authenticator, OpenAuthenticator
+from tim_trio.core.relations import MemoryRelations, Relations
+from tim_trio.limits import Limits
 
 
 def new_store(config: ServerConfig) -> Store:
@@ -25,31 +29,53 @@ def new_store(config: ServerConfig) -> Store:
     )
 
 
+@attrs.frozen
+class Accounts:
+    """What a server asks about accounts."""
+
+    authenticator: Authenticator
+    relations: Relations
+
+
 @asynccontextmanager
-async def open_authenticator(config: ServerConfig) -> AsyncIterator[Authenticator]:
-    """Give the authenticator for ``auth``, and what it needs for as long as it is used.
+async def open_accounts(config: ServerConfig) -> AsyncIterator[Accounts]:
+    """Give what ``auth`` asks for, and keep open what it needs as long as it is used.
 
     Raises:
         StoreError, KeyFileError: one line that says what is wrong.
     """
     match config.auth:
         case "open":
-            yield OpenAuthenticator()
+            yield Accounts(OpenAuthenticator(), _in_memory(config.limits))
         case "token":
             path = Path(config.token_key_file)
             key_file = await trio.to_thread.run_sync(KeyFile, path)
-            yield TokenAuthenticator(key_file, config.limits, audience=config.token_audience)
+            yield Accounts(
+                TokenAuthenticator(key_file, config.limits, audience=config.token_audience),
+                _in_memory(config.limits),
+            )
         case "accounts":
             store = new_store(config)
+            threads = StoreThreads()
             await trio.to_thread.run_sync(store.open)
             try:
-                yield StoreAuthenticator(
-                    store,
-                    config.limits,
-                    registration=config.registration,
-                    session_lifetime_s=config.session_lifetime_s,
+                yield Accounts(
+                    StoreAuthenticator(
+                        store,
+                        config.limits,
+                        registration=config.registration,
+                        session_lifetime_s=config.session_lifetime_s,
+                        threads=threads,
+                    ),
+                    StoreRelations(
+                        store, max_contacts=config.limits.max_contacts_per_account, threads=threads
+                    ),
                 )
             finally:
                 store.close()
         case _:
             assert_never(config.auth)
+
+
+def _in_memory(limits: Limits) -> MemoryRelations:
+    return MemoryRelations(limits.max_contacts_per_account, limits.max_contacts_in_memory)

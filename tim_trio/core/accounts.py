@@ -1,7 +1,7 @@
-"""Who may sign in and until when, and who may reach whom: the interfaces the core asks.
+"""Who may sign in and until when: the interface the core asks.
 
-Open mode is answered here, from memory. What keeps accounts on disk or
-checks signed tokens implements the same two interfaces further up.
+Open mode is answered here. What keeps accounts on disk or checks signed
+tokens implements the same interface further up.
 
 Rights can end while a connection lives: by the clock (`Identity.expires_at`),
 or by a `Revocation`, which an authenticator's service hands out. `SignIns`
@@ -12,13 +12,13 @@ Source: protocol.md, sections 6 and 11.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
 import trio
 
+from tim_trio.core.relations import MemoryRelations, Relations
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import (
     Authenticate,
@@ -26,9 +26,6 @@ from tim_trio.protocol.messages import (
     AuthMode,
     Capability,
     ChangePassword,
-    ContactAction,
-    ContactEntry,
-    Policy,
     RegisterAccount,
     Right,
     is_account_name,
@@ -211,39 +208,8 @@ class OpenAuthenticator:
 
 @attrs.define(eq=False)
 class Gate(Generic[H]):
-    """The door of one node: who checks those who come, and who is in."""
+    """The door of one node: who checks those who come, who is in, and who may reach whom."""
 
     authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
+    relations: Relations = attrs.field(factory=MemoryRelations)
     sign_ins: SignIns[H] = attrs.field(factory=SignIns)
-
-
-class Verdict(enum.IntEnum):
-    """May this account's message reach that one? The values are ``delivery.status``."""
-
-    DELIVER = 0
-    #: A block: the sender cannot tell it from nobody being there.
-    OFFLINE = 1
-    REFUSED = 2
-    UNKNOWN = 3
-
-
-class Relations(Protocol):
-    """Contacts, blocks and policies. Operations may block for a while.
-
-    Raise RoomError ``no_such_account`` for an unknown other side, and
-    ``unavailable`` when the store cannot be reached.
-    """
-
-    async def verdict(self, sender: str, receiver: str) -> Verdict:
-        """Check both sides' permission for one message."""
-
-    async def contact(self, account: str, action: ContactAction, other: str) -> tuple[int, int]:
-        """Carry out a CONTACT; return the new state as (account, other) sees it."""
-
-    async def list_contacts(
-        self, account: str, after: str, limit: int
-    ) -> tuple[bool, list[ContactEntry]]:
-        """Return whether there are more, and entries above ``after``."""
-
-    async def set_policy(self, account: str, policy: Policy) -> None:
-        """Say who may send to the account."""

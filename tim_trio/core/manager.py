@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, Protocol
 
 import attrs
@@ -135,6 +135,10 @@ class RoomManager:
                 self._lingering[source] = room
         member.sources.clear()
         member.former.clear()
+
+    def members_of(self, account: str) -> Collection[Member]:
+        """Return the connections of an account that are here now."""
+        return self._members.get(account, ())
 
     # Room operations: each raises RoomError.
 
@@ -267,7 +271,7 @@ class RoomManager:
         self._related.setdefault(account, set()).add(room)
         room.asked.pop(account, None)
         granted = encode(PushGranted(room=room.number))
-        for other in self._members.get(account, ()):
+        for other in self.members_of(account):
             other.outbox.put_control(granted, now)
         self.log.info("push granted", room=str(room), account=account)
         await self._record(room)
@@ -411,7 +415,7 @@ class RoomManager:
         if last is not None and now - last < interval:
             wait_ms = int((last + interval - now) * 1000) + 1
             raise room_error(Code.RATE_LIMITED, retry_after_ms=wait_ms)
-        creators = self._members.get(room.creator, ())
+        creators = self.members_of(room.creator)
         if not creators:
             raise room_error(Code.CREATOR_ABSENT)
         if last is None and len(room.asked) >= _ASKERS_KEPT:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from tim_trio.core.inbox import Inbox
 from tim_trio.core.outbox import Outbox
 from tim_trio.protocol.messages import Right
 
@@ -28,6 +29,7 @@ class Member:
         former: what it held earlier: frames for those are discarded, frames
             for any other source are an offence.
         push_rooms, subscribe_rooms: all rooms that its sign-in is for; None for any.
+        inbox: account streams that wait for it.
     """
 
     account: str
@@ -38,6 +40,8 @@ class Member:
     former: dict[tuple[int, int], Source] = attrs.field(factory=dict)
     push_rooms: frozenset[int] | None = attrs.field(default=None, kw_only=True)
     subscribe_rooms: frozenset[int] | None = attrs.field(default=None, kw_only=True)
+
+    inbox: Inbox = attrs.field(factory=Inbox, init=False)
 
     def may_push_to(self, room: int) -> bool:
         """Say whether a narrowed sign-in reaches that far; the room has its own say."""

@@ -25,6 +25,11 @@ class Node:
             once however many joiners share it.
         lagging: pairs of subscription and track that lag now.
         deliveries: frames times subscribers they were handed to.
+        account_delivered: messages handed to a connection of their receiver.
+        account_refused: by a block or a policy, receivers counted.
+        account_missed: for nobody there or no such account.
+        account_busy: for connections without room for them.
+        account_bytes: payload bytes handed to connections.
         closes: connections ended, by the code's label (``lost`` without one).
     """
 
@@ -41,6 +46,11 @@ class Node:
     deliveries: int = 0
     gaps: int = 0
     discarded: int = 0
+    account_delivered: int = 0
+    account_refused: int = 0
+    account_missed: int = 0
+    account_busy: int = 0
+    account_bytes: int = 0
     closes: Counter[str] = attrs.field(factory=Counter)
 
     def figures(self) -> dict[str, int]:

@@ -193,6 +193,19 @@ class Outbox:
             and self._pieces < limits.outbox_items - _RESERVED_ITEMS
         )
 
+    def has_room_beside(self, size: int) -> bool:
+        """Say whether ``size`` bytes fit that no subscription pays for.
+
+        Whoever pays has a bound of its own; these are the connection's and
+        the node's.
+        """
+        limits = self._node.limits
+        return not self.pending_bytes or (
+            self.live_bytes + size <= limits.connection_backlog_bytes
+            and self._node.backlog_bytes + size <= limits.node_backlog_bytes
+            and self._pieces < limits.outbox_items - _RESERVED_ITEMS
+        )
+
     def put(self, data: Buffer, ledger: Ledger, now: float) -> None:
         """Send ``data`` now if nothing waits, else queue it. Never blocks.
 

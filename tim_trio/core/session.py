@@ -19,12 +19,11 @@ from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.rates import TokenBucket
+from tim_trio.core.requests import carry_out
 from tim_trio.errors import Code, RemoteProtocolError, RoomError, room_error
 from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, VERSION
 from tim_trio.protocol.messages import (
-    AskToPush,
-    AskToPushAnswer,
     Authenticate,
     AuthenticateAnswer,
     Capability,
@@ -33,33 +32,16 @@ from tim_trio.protocol.messages import (
     Close,
     Credit,
     Error,
-    GetRoomInfo,
     GoAway,
     GoAwayReason,
-    Grant,
-    GrantAnswer,
     Hello,
     LinkPath,
     LinkViewers,
-    ListRooms,
-    ListRoomsAnswer,
     Ping,
     Pong,
-    Publish,
     RegisterAccount,
     RegisterAccountAnswer,
-    RegisterRoom,
-    RegisterRoomAnswer,
-    RemoveRoom,
-    RemoveRoomAnswer,
-    Revoke,
-    RevokeAnswer,
-    RoomInfoAnswer,
-    Subscribe,
-    Unpublish,
     UnreadableFields,
-    Unsubscribe,
-    UnsubscribeAnswer,
     Welcome,
     decode,
     encode,
@@ -70,6 +52,8 @@ from tim_trio.protocol.messages import (
 from tim_trio.protocol.runs import Run
 
 AGENT: Final = f"tim_trio/{__version__}"
+#: Capabilities of every server; its authenticator adds to them.
+SERVED: Final = Capability.RELIABLE | Capability.ACCOUNT_STREAMS
 _LAST_REQUEST: Final = 0x3F
 _FIRST_ANSWER: Final = 0x80
 _LAST_ANSWER: Final = 0xBF
@@ -197,7 +181,7 @@ class Session:
         self.decoder.max_frame_bytes = limits.max_frame_bytes
         welcome = Welcome(
             version=VERSION,
-            capabilities=Capability.RELIABLE | self.gate.authenticator.capabilities,
+            capabilities=SERVED | self.gate.authenticator.capabilities,
             agent=AGENT,
             node=self.manager.node_name,
             auth_mode=self.gate.authenticator.mode,
@@ -243,7 +227,11 @@ class Session:
                 return RegisterAccountAnswer(account=request.account)
         if self.member is None:
             raise room_error(Code.NOT_AUTHENTICATED)
-        return await self._serve(self.member, request, frame.request_id, now)
+        if isinstance(request, ChangePassword):
+            return await self._change_password(request)
+        return await carry_out(
+            self.manager, self.gate.relations, self.member, request, frame.request_id, now
+        )
 
     async def _authenticate(self, request: Authenticate) -> AuthenticateAnswer:
         if self.member is not None:
@@ -291,57 +279,6 @@ class Session:
             self._failed_logins += 1
             if self._failed_logins > self.manager.node.limits.max_failed_logins:
                 raise RemoteProtocolError("too many failed logins", Code.AUTHENTICATION_FAILED)
-
-    async def _serve(
-        self, member: Member, request: object, request_id: int, now: float
-    ) -> object | None:
-        manager = self.manager
-        match request:
-            case RegisterRoom():
-                room = await manager.register(
-                    member, request.mode, request.gather_ms, request.idle_timeout_s, now
-                )
-                return RegisterRoomAnswer(room=room.number)
-            case RemoveRoom():
-                await manager.remove(member, request.room, now)
-                return RemoveRoomAnswer()
-            case Grant():
-                await manager.grant(member, request.room, request.account, now)
-                return GrantAnswer()
-            case Revoke():
-                await manager.revoke(member, request.room, request.account, now)
-                return RevokeAnswer()
-            case Subscribe():
-                manager.subscribe(
-                    member, request.room, request.start, request.credit, request_id, now
-                )
-                return None
-            case Unsubscribe():
-                manager.unsubscribe(member, request.room)
-                return UnsubscribeAnswer()
-            case Publish():
-                manager.publish(member, request.room, request.token, request_id, now)
-                return None
-            case Unpublish():
-                manager.unpublish(member, request.room, request.source, request_id, now)
-                return None
-            case GetRoomInfo():
-                return RoomInfoAnswer(info=manager.info(member, request.room, now))
-            case ListRooms():
-                more, entries = manager.list_rooms(
-                    member, request.scope, request.after, request.limit
-                )
-                return ListRoomsAnswer(more=more, rooms=entries)
-            case AskToPush():
-                told = manager.ask_to_push(member, request.room, request.message, now)
-                return AskToPushAnswer(told=told)
-            case Credit():
-                manager.credit(member, request.room, request.source, request.limit)
-                return None
-            case ChangePassword():
-                return await self._change_password(request)
-            case _:
-                raise room_error(Code.NOT_SUPPORTED, "not served here")
 
     # What the owner of the connection asks for.
 

@@ -23,6 +23,7 @@ import trio
 from tim_trio.core.accounts import Authenticator, Gate, OpenAuthenticator, Revocation
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.node import Node
+from tim_trio.core.relations import MemoryRelations, Relations
 from tim_trio.core.session import Session
 from tim_trio.errors import Code, TimError, code_label
 from tim_trio.limits import Limits
@@ -106,12 +107,14 @@ class Server:
         node_name: told to clients in WELCOME.
         drain_timeout_s: how long clients may stay after go-away.
         authenticator: who may come in; served as long as the server is.
+        relations: who may reach whom; in this process's memory without one.
     """
 
     limits: Limits
     node_name: str = "node"
     drain_timeout_s: float = 10.0
     authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
+    relations: Relations = attrs.field(factory=MemoryRelations)
     gate: Gate[Session] = attrs.field(init=False)
     node: Node = attrs.field(init=False)
     manager: RoomManager = attrs.field(init=False)
@@ -127,7 +130,7 @@ class Server:
     def __attrs_post_init__(self) -> None:
         self.node = Node(self.limits)
         self.manager = RoomManager(self.node, _log, self.node_name)
-        self.gate = Gate(self.authenticator)
+        self.gate = Gate(self.authenticator, self.relations)
 
     async def serve(
         self,

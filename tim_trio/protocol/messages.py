@@ -111,6 +111,26 @@ class Policy(enum.IntEnum):
     CONTACTS = 1
 
 
+class ContactState(enum.IntEnum):
+    """What an account sees of another."""
+
+    NONE = 0
+    ASKED_BY_ME = 1
+    ASKED_BY_THEM = 2
+    CONTACT = 3
+    BLOCKED_BY_ME = 4
+
+
+class DeliveryStatus(enum.IntEnum):
+    """What became of an ACCOUNT_SEND for one of its receivers."""
+
+    DELIVERED = 0
+    OFFLINE = 1
+    REFUSED = 2
+    UNKNOWN = 3
+    BUSY = 4
+
+
 class LinkOutcome(enum.IntEnum):
     ACCEPTED = 0
     REDIRECTED = 1

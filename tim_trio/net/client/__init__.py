@@ -1,5 +1,6 @@
 """The client library. `connect` is where to begin."""
 
+from tim_trio.net.client.account_streams import AccountStreams, Receipt
 from tim_trio.net.client.client import Client, connect, open_client
 from tim_trio.net.client.connection import Bounds
 from tim_trio.net.client.errors import (
@@ -25,11 +26,13 @@ from tim_trio.net.client.subscription import Subscription
 __all__ = [
     "WHILE_AWAY",
     "AccountEvent",
+    "AccountStreams",
     "Bounds",
     "Client",
     "ConnectFailed",
     "Item",
     "NotATimServer",
+    "Receipt",
     "Reconnected",
     "Reconnecting",
     "RequestTimedOut",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, Literal, TypeVar
 
@@ -15,6 +15,15 @@ import attrs
 import trio
 
 from tim_trio.errors import ConnectionClosed, LocalProtocolError
+from tim_trio.net.client.account_streams import (
+    FIRST_OWN_KIND,
+    OWN_KINDS,
+    AccountStreams,
+    Receipt,
+    Switchboard,
+    check_size,
+    send_to,
+)
 from tim_trio.net.client.address import Address, parse_address
 from tim_trio.net.client.budget import ReceiveBudget
 from tim_trio.net.client.connection import Bounds, Connection, start_connection
@@ -113,6 +122,7 @@ class Client:
 
     _line: Line = attrs.field(repr=False)
     _nursery: trio.Nursery = attrs.field(repr=False)
+    _switchboard: Switchboard = attrs.field(repr=False)
     _subscriptions: dict[int, Subscription] = attrs.Factory(dict)
     _sources: list[Source] = attrs.Factory(list)
     #: Tokens in use or being opened here; the same one twice would be one source.
@@ -234,6 +244,50 @@ class Client:
         more, and will be none.
         """
         return self._events
+
+    # -- account streams -----------------------------------------------------
+
+    async def send_to(
+        self, accounts: str | Iterable[str], payload: bytes, *, kind: int = FIRST_OWN_KIND
+    ) -> dict[str, Receipt]:
+        """Send a message to every live device of one or several accounts.
+
+        Nothing is stored: who is not there does not get it. Delivered means
+        handed to a connection, not that a program has taken it.
+
+        Args:
+            accounts: one name, or several.
+            payload: at most 64 KiB, unless the server says otherwise.
+            kind: what it is, to the application: 256 to 65,535.
+
+        Returns:
+            What became of it, by receiver.
+
+        Raises:
+            LocalProtocolError: too large for this server, or not a kind.
+        """
+
+        async def ask(message: messages.AccountSend) -> messages.AccountSendAnswer:
+            session = await self._line.up()
+            check_size(message, session.connection.limits)
+            return await session.connection.request(message, messages.AccountSendAnswer)
+
+        return await send_to(ask, accounts, payload, kind)
+
+    def account_streams(self, kinds: Collection[int] = OWN_KINDS) -> AccountStreams:
+        """Return an iterator over messages from other accounts as they come.
+
+        Each iterator gets every message of its kinds from now on, and before
+        them those that nobody wanted yet. `Bounds.account_stream_bytes` of
+        them wait for whoever iterates, the newest (`AccountStreams.dropped`
+        counts the others). Iterating raises ConnectionClosed when there is no
+        connection any more, and will be none.
+
+        Args:
+            kinds: what to take, by default everything that is an
+                application's own: 256 to 65,535.
+        """
+        return self._switchboard.open(self._line, kinds)
 
     # -- publishing ----------------------------------------------------------
 
@@ -412,8 +466,12 @@ class Client:
             self._away = False
         self._events._put(event)
 
+    def on_account_stream(self, session: Session, message: messages.AccountStream) -> None:
+        self._switchboard.take(session, message)
+
     def on_session_over(self, session: Session) -> None:
         """A connection has ended: everything on it waits for the next, or is over."""
+        self._switchboard.end()
         connection = session.connection
         error = connection.closed_error()
         is_newest = not self._line.is_set or self._line.session is session
@@ -438,6 +496,7 @@ class Client:
         for source in self._sources:
             source._wake()
         self._events._wake()
+        self._switchboard.wake()
 
     def _rooms_in_use(self) -> set[int]:
         rooms = {source._room for source in self._sources if source._make_error is None}
@@ -478,6 +537,7 @@ async def open_client(
 
     async def sign_in(stream: trio.abc.Stream) -> Session:
         session = Session(client)
+        client._switchboard.begin()
         await start_connection(
             nursery,
             stream,
@@ -498,7 +558,9 @@ async def open_client(
 
     opened: list[Session] = []
     async with open_plain_nursery() as nursery:
-        client = Client(Line(reconnects=dial is not None), nursery)
+        client = Client(
+            Line(reconnects=dial is not None), nursery, Switchboard(bounds.account_stream_bytes)
+        )
         client._line.use(await sign_in(stream))
         try:
             if dial is not None:

@@ -44,6 +44,7 @@ _LAST_WORDS_S: Final = 1.0
 #: Silence of so many ping intervals means that the server is gone.
 _SILENT_INTERVALS: Final = 3
 _MAX_REQUEST_ID: Final = 2**32 - 1
+_CAPABILITIES: Final = messages.Capability.RELIABLE | messages.Capability.ACCOUNT_STREAMS
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +61,8 @@ class Bounds:
         receive_buffer_bytes: read and not yet taken by the user's iterators
             before the connection is no longer read.
         request_headroom_bytes: as much again while a request is under way.
+        account_stream_bytes: account streams that wait for whoever iterates;
+            the oldest go first.
         reconnect_for_s: how long a lost connection is tried to be replaced;
             as long as a room lives without data, by default.
     """
@@ -71,6 +74,7 @@ class Bounds:
     send_buffer_bytes: int = 1024 * 1024
     receive_buffer_bytes: int = 4 * 1024 * 1024
     request_headroom_bytes: int = 32 * 1024 * 1024
+    account_stream_bytes: int = 1024 * 1024
     reconnect_for_s: float = 300.0
 
 
@@ -412,7 +416,7 @@ class Connection:
                         magic=MAGIC,
                         min_version=VERSION,
                         max_version=VERSION,
-                        capabilities=messages.Capability.RELIABLE,
+                        capabilities=_CAPABILITIES,
                         agent=f"tim_trio {__version__}",
                     ),
                     timeout_s=math.inf,

@@ -28,6 +28,8 @@ class Owner(Protocol):
 
     def on_account_event(self, event: AccountEvent) -> None: ...
 
+    def on_account_stream(self, session: Session, message: messages.AccountStream) -> None: ...
+
     def on_session_over(self, session: Session) -> None: ...
 
 
@@ -79,6 +81,8 @@ class Session:
                 self._end_source(event.room, event.source, SourceReplaced)
             case messages.PushAsked() | messages.PushGranted():
                 self._owner.on_account_event(event)
+            case messages.AccountStream():
+                self._owner.on_account_stream(self, event)
             case messages.GoAway():
                 self.go_away = event
                 self._owner.on_account_event(event)

@@ -1,0 +1,131 @@
+"""What concerns other accounts, through a session: requests, answers, events.
+
+What concerns rooms is in test_session.py, with the rest of a conversation.
+"""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from tests.core.builders import make_manager
+from tests.core.relations_model import NAMES, Model
+from tests.core.test_session import Caller
+from tim_trio.core.accounts import Gate
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.relations import Verdict
+from tim_trio.core.session import Session
+from tim_trio.errors import Code
+from tim_trio.protocol.messages import (
+    AccountSend,
+    AccountSendAnswer,
+    AccountStream,
+    Contact,
+    ContactAction,
+    ContactAnswer,
+    ContactChanged,
+    ContactEntry,
+    ContactState,
+    DeliveryStatus,
+    ListContacts,
+    ListContactsAnswer,
+    Policy,
+    SetPolicy,
+    SetPolicyAnswer,
+)
+
+_STATUS = {
+    Verdict.DELIVER: DeliveryStatus.DELIVERED,
+    Verdict.BLOCKED: DeliveryStatus.OFFLINE,
+    Verdict.REFUSED: DeliveryStatus.REFUSED,
+}
+
+
+@pytest.fixture
+def manager() -> RoomManager:
+    return make_manager()
+
+
+class Sessions(RuleBasedStateMachine):
+    """Three accounts talk to the server, and nobody hears what the model does not say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.manager = make_manager(command_burst=100_000)
+        gate: Gate[Session] = Gate()
+        self.callers = {name: Caller(self.manager, gate=gate) for name in NAMES}
+        self.model = Model()
+        for name, caller in self.callers.items():
+            trio.run(caller.enter, name)
+
+    @rule(pair=st.permutations(NAMES), action=st.sampled_from(ContactAction))
+    def contact(self, pair: list[str], action: ContactAction) -> None:
+        account, other, third = pair
+        before = self.model.state(other, account)
+        self.model.act(account, action, other)
+        answer = trio.run(self.callers[account].ask, Contact(action=action, account=other))
+        assert answer == ContactAnswer(state=self.model.state(account, other))
+        after = self.model.state(other, account)
+        news = [ContactChanged(account=account, state=after)] if after is not before else []
+        assert self.callers[other].peer.new() == news
+        assert self.callers[third].peer.new() == []
+
+    @rule(account=st.sampled_from(NAMES), policy=st.sampled_from(Policy))
+    def set_policy(self, account: str, policy: Policy) -> None:
+        self.model.set_policy(account, policy)
+        answer = trio.run(self.callers[account].ask, SetPolicy(policy=policy))
+        assert answer == SetPolicyAnswer()
+
+    @rule(account=st.sampled_from(NAMES))
+    def list_contacts(self, account: str) -> None:
+        answer = trio.run(self.callers[account].ask, ListContacts(after="", limit=0))
+        assert answer == ListContactsAnswer(more=False, contacts=self.model.list(account))
+
+    @rule(pair=st.permutations(NAMES), both=st.booleans())
+    def send(self, pair: list[str], both: bool) -> None:
+        sender, *others = pair
+        receivers = others if both else others[:1]
+        answer = trio.run(
+            self.callers[sender].ask, AccountSend(receivers=receivers, kind=9, payload=b"hi")
+        )
+        assert isinstance(answer, AccountSendAnswer)
+        for receiver, delivery in zip(receivers, answer.deliveries, strict=True):
+            status = _STATUS[self.model.verdict(sender, receiver)]
+            is_delivered = status is DeliveryStatus.DELIVERED
+            assert (delivery.account, delivery.status) == (receiver, status)
+            assert delivery.devices == is_delivered
+            message = AccountStream(account=sender, kind=9, payload=b"hi")
+            assert self.callers[receiver].peer.new() == [message] * is_delivered
+        for silent in set(others) - set(receivers):
+            assert self.callers[silent].peer.new() == []
+
+
+TestSessions = Sessions.TestCase
+
+
+async def test_errors_of_a_contact(manager: RoomManager) -> None:
+    alice = await Caller(manager).enter("alice")
+    for other, code in (("no body", Code.NO_SUCH_ACCOUNT), ("alice", Code.BAD_REQUEST)):
+        request = Contact(action=ContactAction.ASK, account=other)
+        assert await alice.refusal(request) is code
+
+
+async def test_a_list_of_contacts_fits_into_a_frame() -> None:
+    alice = await Caller(make_manager(command_burst=1000)).enter("alice")
+    names = sorted(f"{number}-{'x' * 50}" for number in range(100))
+    for name in names:
+        await alice.ask(Contact(action=ContactAction.ASK, account=name))
+    found: list[ContactEntry] = []
+    pages = 0
+    while True:
+        after = found[-1].account if found else ""
+        answer = await alice.get(ListContactsAnswer, ListContacts(after=after, limit=0))
+        found += answer.contacts
+        pages += 1
+        if not answer.more:
+            break
+    assert pages == 2
+    assert [entry.account for entry in found] == names
+    assert {entry.state for entry in found} == {ContactState.ASKED_BY_ME}

@@ -1,0 +1,122 @@
+"""What a signed-in connection may ask for, from request to answer.
+
+Requests that concern the conversation itself (HELLO, signing in, passwords)
+are the session's own.
+
+Source: protocol.md, sections 7 to 9 and 11.
+"""
+
+from __future__ import annotations
+
+from tim_trio.core import account_streams
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.member import Member
+from tim_trio.core.relations import Relations, as_fits
+from tim_trio.errors import Code, room_error
+from tim_trio.protocol.messages import (
+    AccountSend,
+    AccountSendAnswer,
+    AskToPush,
+    AskToPushAnswer,
+    Contact,
+    ContactAnswer,
+    Credit,
+    GetRoomInfo,
+    Grant,
+    GrantAnswer,
+    ListContacts,
+    ListContactsAnswer,
+    ListRooms,
+    ListRoomsAnswer,
+    Publish,
+    RegisterRoom,
+    RegisterRoomAnswer,
+    RemoveRoom,
+    RemoveRoomAnswer,
+    Revoke,
+    RevokeAnswer,
+    RoomInfoAnswer,
+    SetPolicy,
+    SetPolicyAnswer,
+    Subscribe,
+    Unpublish,
+    Unsubscribe,
+    UnsubscribeAnswer,
+)
+
+
+async def carry_out(
+    manager: RoomManager,
+    relations: Relations,
+    member: Member,
+    request: object,
+    request_id: int,
+    now: float,
+) -> object | None:
+    """Carry out a request and return its answer; None where that has been sent already.
+
+    Raises:
+        RoomError: the answer is ERROR.
+    """
+    match request:
+        case AccountSend():
+            deliveries = await account_streams.send(manager, relations, member, request, now)
+            return AccountSendAnswer(deliveries=deliveries)
+        case Contact(action=action, account=other):
+            change = await relations.contact(member.account, action, other)
+            account_streams.tell_contact(manager, member, other, change, now)
+            return ContactAnswer(state=change.state)
+        case ListContacts(after=after, limit=limit):
+            page = await relations.list_contacts(member.account, after, limit)
+            more, contacts = as_fits(*page, manager.node.limits.max_frame_bytes)
+            return ListContactsAnswer(more=more, contacts=contacts)
+        case SetPolicy(policy=policy):
+            await relations.set_policy(member.account, policy)
+            return SetPolicyAnswer()
+        case _:
+            return await _room_request(manager, member, request, request_id, now)
+
+
+async def _room_request(
+    manager: RoomManager, member: Member, request: object, request_id: int, now: float
+) -> object | None:
+    match request:
+        case RegisterRoom():
+            room = await manager.register(
+                member, request.mode, request.gather_ms, request.idle_timeout_s, now
+            )
+            return RegisterRoomAnswer(room=room.number)
+        case RemoveRoom():
+            await manager.remove(member, request.room, now)
+            return RemoveRoomAnswer()
+        case Grant():
+            await manager.grant(member, request.room, request.account, now)
+            return GrantAnswer()
+        case Revoke():
+            await manager.revoke(member, request.room, request.account, now)
+            return RevokeAnswer()
+        case Subscribe():
+            manager.subscribe(member, request.room, request.start, request.credit, request_id, now)
+            return None
+        case Unsubscribe():
+            manager.unsubscribe(member, request.room)
+            return UnsubscribeAnswer()
+        case Publish():
+            manager.publish(member, request.room, request.token, request_id, now)
+            return None
+        case Unpublish():
+            manager.unpublish(member, request.room, request.source, request_id, now)
+            return None
+        case GetRoomInfo():
+            return RoomInfoAnswer(info=manager.info(member, request.room, now))
+        case ListRooms():
+            more, entries = manager.list_rooms(member, request.scope, request.after, request.limit)
+            return ListRoomsAnswer(more=more, rooms=entries)
+        case AskToPush():
+            told = manager.ask_to_push(member, request.room, request.message, now)
+            return AskToPushAnswer(told=told)
+        case Credit():
+            manager.credit(member, request.room, request.source, request.limit)
+            return None
+        case _:
+            raise room_error(Code.NOT_SUPPORTED, "not served here")

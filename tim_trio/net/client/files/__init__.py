@@ -1,1 +1,0 @@
-"""File transfer between accounts: protocol.md, Annex B."""
