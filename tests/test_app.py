@@ -22,6 +22,7 @@ from tests.net.rawclient import DEADLINE_S, RawClient, bye, frame
 from tests.net.running import eventually
 from tim_trio.errors import Code
 from tim_trio.protocol import messages
+from tim_trio.protocol.layout import Flag
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 #: The program under test, without the command line around it.
@@ -176,6 +177,40 @@ async def test_a_second_signal_ends_at_once(first: signal.Signals, second: signa
         client.close()
         assert len(server.events("stopping at once")) == 1
     assert b"Traceback" not in server.errors
+
+
+async def test_sigusr1_tells_what_is_held_and_ends_nothing() -> None:
+    async with server_process() as server:
+        port = await server.port()
+
+        async def figures() -> dict[str, Any]:
+            told = len(server.events("figures"))
+            server.process.send_signal(signal.SIGUSR1)
+            await eventually(lambda: len(server.events("figures")) > told, "figures are told")
+            return server.events("figures")[-1]
+
+        before = await figures()
+        publisher = await _connect(port, "alice")
+        room = await publisher.register()
+        await publisher.publish(room)
+        await publisher.send(frame(room, 0, flags=Flag.KEY))
+        subscriber = await _connect(port, "bob")
+        await subscriber.subscribe(room)
+        await subscriber.expect_frames(room, 0, 0)
+        busy = await figures()
+        held = ("connections", "rooms", "subscriptions", "backlog_bytes", "frames_in")
+        assert [busy[name] for name in held] == [2, 1, 1, 0, 1]
+        assert busy["cache_bytes"] > 0
+        assert busy["tasks"] > before["tasks"]
+        await publisher.request(messages.RemoveRoom(room=room), messages.RemoveRoomAnswer)
+        for client in (publisher, subscriber):
+            client.close()
+        await eventually(lambda: len(server.events("connection ended")) == 2, "both are gone")
+        after = await figures()
+        assert after["tasks"] == before["tasks"]
+        assert not any(after[name] for name in ("connections", "rooms", "cache_bytes"))
+        server.process.terminate()
+        assert await server.wait() == 0
 
 
 # Ports

@@ -28,7 +28,7 @@ def run_server(config: ServerConfig) -> int:
     """Run a server until SIGTERM or SIGINT; return the process's exit code.
 
     Prints ``listening tcp HOST:PORT`` per listener on standard output once
-    it accepts. A second signal ends the drain at once.
+    it accepts. A second signal ends the drain at once. SIGUSR1 logs figures.
     """
     setup_logging(log_format=config.log_format, log_level=config.log_level)
     raise_open_files_limit()
@@ -78,12 +78,21 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> None:
     listeners = [
         sock for address in config.tcp for sock in open_listeners(address.host, address.port)
     ]
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        trio.open_signal_receiver(signal.SIGUSR1) as questions,
+    ):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, listeners)
             for listener in listeners:
                 print(f"listening tcp {describe(listener)}", flush=True)
+            nursery.start_soon(_tell_on_signal, server, questions)
             nursery.start_soon(_stop_on_signal, server, signals, nursery.cancel_scope)
+
+
+async def _tell_on_signal(server: Server, questions: AsyncIterator[int]) -> None:
+    async for _ in questions:
+        server.log_figures()
 
 
 async def _stop_on_signal(

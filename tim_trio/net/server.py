@@ -182,6 +182,11 @@ class Server:
             await self._all_gone.wait()
         self._all_gone.set()
 
+    def log_figures(self) -> None:
+        """Log what the node holds and has done, now."""
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        _log.info("figures", **self.node.figures(), tasks=tasks)
+
     def _check_all_gone(self) -> None:
         if self._draining and not self.connections:
             self._all_gone.set()
@@ -354,7 +359,7 @@ class Server:
             await trio.sleep(1)
             if second % _FIGURES_INTERVAL_S == 0 and node.figures() != figures:
                 figures = node.figures()
-                _log.info("figures", **figures)
+                self.log_figures()
             if node.gaps != gaps or node.discarded != discarded:
                 _log.warning(
                     "frames dropped",
