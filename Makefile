@@ -44,7 +44,8 @@ check: $(VENV)/.installed-dev ## the part of `make test` that takes less than a 
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON) -m pytest -m "not slow and not soak" --hypothesis-profile=quick $(PYTEST_ARGS)
 
-soak: debian-test $(VENV)/.installed-dev ## what is too long for `make test`: the fuzzers at length
+# SOAK_SECONDS=180 is a short one; SOAK_SHARE is of a core, see tests/soak/.
+soak: debian-test $(VENV)/.installed-dev ## too long for `make test`: half an hour of churn, the fuzzers at length
 	$(PYTHON) -m pytest -m soak --timeout=3600 $(PYTEST_ARGS)
 
 bench: debian-bench $(BENCH_VENV)/.installed ## compare with other brokers; ROWS=R1,R2 for a part
