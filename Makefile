@@ -13,6 +13,8 @@ PYTHON := $(VENV)/bin/python
 # as Debian builds them: a Python built without profile-guided optimisation,
 # as version managers often make it, takes a third more CPU.
 BENCH_VENV := .venv-bench
+# What checks the scripts of the page; nothing of it is served.
+NODE_MODULES := tests/js/node_modules
 # Debian keeps the brokers of the benchmark in /usr/sbin, which is not on
 # everyone's path.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -34,7 +36,7 @@ run: $(VENV)/.installed ## install what is missing and start the server
 	@cat tools/next-steps.txt
 	@exec $(PYTHON) -m tim_trio serve $(ARGS)
 
-test: debian-test $(VENV)/.installed-dev ## everything: format, lint, types, all tests with coverage
+test: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## everything: format, lint, types, all tests with coverage
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON) -m pytest -m "not soak" --cov --cov-report= $(PYTEST_ARGS)
 	$(PYTHON) -m coverage report
@@ -61,7 +63,7 @@ format: $(VENV)/.installed-dev ## rewrite the sources in the project's format
 	$(PYTHON) -m ruff check --fix .
 
 clean: ## remove everything that was made here
-	rm -rf $(VENV) $(BENCH_VENV) build dist bench/build bench/out .coverage .coverage.* \
+	rm -rf $(VENV) $(BENCH_VENV) $(NODE_MODULES) build dist bench/build bench/out .coverage .coverage.* \
 	    .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -79,13 +81,18 @@ $(VENV)/.installed-dev: pyproject.toml $(VENV)/.python
 	$(PYTHON) -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+$(NODE_MODULES)/.installed: tests/js/package-lock.json | debian-test
+	npm ci --prefix tests/js --no-audit --no-fund --silent
+	@touch $@
+
 $(BENCH_VENV)/.installed: pyproject.toml tools/make-venv
 	@TIM_PYTHON="/usr/bin/python3 python3.11 python3" tools/make-venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
 debian-test:
-	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev
+	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \
+	    node=nodejs npm=npm
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \

@@ -35,3 +35,9 @@ def ffmpeg() -> str:
 def ffprobe() -> str:
     """Path of the ffprobe program."""
     return _program("ffprobe")
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Path of the node program."""
+    return _program("node")

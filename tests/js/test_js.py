@@ -1,0 +1,70 @@
+"""tim.js: its types, its units and golden vectors in Node, and it against a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+MODULES = HERE / "node_modules"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed() -> None:
+    if not (MODULES / "typescript").is_dir():
+        pytest.fail("tests/js/node_modules is missing; `make test` installs it")
+
+
+@pytest.fixture(scope="module")
+def server_url() -> Iterator[str]:
+    """The address of a server in open mode, as tim.js takes it."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tim_trio", "serve", "--tcp", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"listening tcp (\S+)\n", line)
+        assert found is not None, line
+        try:
+            yield f"tcp://{found[1]}"
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def run_node(node: str, *arguments: str, **environment: str) -> None:
+    """Run Node in this folder; its output is the failure's text."""
+    result = subprocess.run(
+        [node, *arguments],
+        cwd=HERE,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    if result.returncode != 0:
+        pytest.fail(f"{result.stdout[-8000:]}\n{result.stderr[-4000:]}", pytrace=False)
+
+
+@pytest.mark.parametrize("project", ["tsconfig.page.json", "tsconfig.json"])
+def test_types(node: str, project: str) -> None:
+    run_node(node, "node_modules/typescript/bin/tsc", "-p", project)
+
+
+@pytest.mark.parametrize("name", ["vectors", "connection"])
+def test_units(node: str, name: str) -> None:
+    run_node(node, "--test", "--test-reporter=spec", f"{name}.test.js")
+
+
+def test_against_a_server(node: str, server_url: str) -> None:
+    run_node(node, "--test", "--test-reporter=spec", "server.test.js", TIM_URL=server_url)
