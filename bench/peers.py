@@ -138,7 +138,7 @@ def _floor(setup: Setup, folder: Path, port: int) -> list[str]:
 
 
 def _tim(setup: Setup, folder: Path, port: int) -> list[str]:
-    return [*setup.tim_command, "--tcp", "127.0.0.1:0"]
+    return [*setup.tim_command, "--tcp", "127.0.0.1:0", "--no-web"]
 
 
 @frozen

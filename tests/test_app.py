@@ -82,7 +82,7 @@ class Process:
 @contextlib.asynccontextmanager
 async def server_process(*, open_files: int = 0, **overrides: object) -> AsyncIterator[Process]:
     """Run a server until the body is done; it must not need to be killed."""
-    overrides = {"tcp": ["127.0.0.1:0"], **overrides}
+    overrides = {"tcp": ["127.0.0.1:0"], "web": [], **overrides}
     command = [sys.executable, "-c", _RUNNER, json.dumps([overrides, open_files])]
     async with trio.open_nursery() as nursery:
         process = await trio.lowlevel.open_process(

@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     with (
         log,
         subprocess.Popen(
-            [*COMMAND, "--tcp", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=log
+            [*COMMAND, "--tcp", "127.0.0.1:0", "--no-web"], stdout=subprocess.PIPE, stderr=log
         ) as process,
     ):
         try:

@@ -107,7 +107,7 @@ def running(tmp_path: Path) -> Iterator[tuple[Scene, Process]]:
     with (
         log.open("wb") as stderr,
         subprocess.Popen(
-            [*COMMAND, "--tcp", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=stderr
+            [*COMMAND, "--tcp", "127.0.0.1:0", "--no-web"], stdout=subprocess.PIPE, stderr=stderr
         ) as server,
     ):
         assert server.stdout is not None

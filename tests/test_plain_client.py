@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("server") / "stderr"
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [*SERVE, "--tcp", "127.0.0.1:0", "--set", "limits.linger_s=0"],
+            [*SERVE, "--tcp", "127.0.0.1:0", "--no-web", "--set", "limits.linger_s=0"],
             stdout=subprocess.PIPE,
             stderr=errors,
         )

@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import trio
 
@@ -19,7 +20,12 @@ from tim_trio.accounts.schema import StoreError
 from tim_trio.accounts.tokens import KeyFileError
 from tim_trio.config import ServerConfig
 from tim_trio.log import get_logger, setup_logging
-from tim_trio.net.server import ListenError, Server, describe, open_listeners
+from tim_trio.net.listening import ListenError, describe, open_listeners
+from tim_trio.net.metrics import TokenFileError, read_token
+from tim_trio.net.origin import OriginPolicy
+from tim_trio.net.server import Server
+from tim_trio.net.web import WebPort
+from tim_trio.web import load_files
 
 _log = get_logger("app")
 
@@ -27,15 +33,16 @@ _log = get_logger("app")
 def run_server(config: ServerConfig) -> int:
     """Run a server until SIGTERM or SIGINT; return the process's exit code.
 
-    Prints ``listening tcp HOST:PORT`` per listener on standard output once
-    it accepts. A second signal ends the drain at once. SIGUSR1 logs figures.
+    Prints ``listening tcp HOST:PORT`` or ``listening web HOST:PORT`` per
+    listener on standard output once it accepts. A second signal ends the
+    drain at once. SIGUSR1 logs figures.
     """
     setup_logging(log_format=config.log_format, log_level=config.log_level)
     raise_open_files_limit()
     tame_garbage_collector()
     try:
         trio.run(_main, config)
-    except (ListenError, StoreError, KeyFileError) as error:
+    except (ListenError, StoreError, KeyFileError, TokenFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -78,14 +85,22 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> None:
     listeners = [
         sock for address in config.tcp for sock in open_listeners(address.host, address.port)
     ]
+    web_listeners = [
+        sock
+        for address in config.web
+        for sock in open_listeners(address.host, address.port, option="--web")
+    ]
+    web = _web_port(config, server)
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGUSR1) as questions,
     ):
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, listeners)
-            for listener in listeners:
-                print(f"listening tcp {describe(listener)}", flush=True)
+            await nursery.start(web.serve, web_listeners)
+            for kind, opened in (("tcp", listeners), ("web", web_listeners)):
+                for listener in opened:
+                    print(f"listening {kind} {describe(listener)}", flush=True)
             nursery.start_soon(_tell_on_signal, server, questions)
             nursery.start_soon(_stop_on_signal, server, signals, nursery.cancel_scope)
 
@@ -93,6 +108,18 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> None:
 async def _tell_on_signal(server: Server, questions: AsyncIterator[int]) -> None:
     async for _ in questions:
         server.log_figures()
+
+
+def _web_port(config: ServerConfig, server: Server) -> WebPort:
+    token = b""
+    if config.metrics_token_file:
+        token = read_token(Path(config.metrics_token_file))
+    return WebPort(
+        server,
+        load_files(),
+        OriginPolicy(frozenset(config.web_hosts), frozenset(config.web_origins)),
+        metrics_token=token,
+    )
 
 
 async def _stop_on_signal(

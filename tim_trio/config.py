@@ -33,6 +33,7 @@ CONFIG_VARIABLE = "TIM_TRIO_CONFIG"
 _OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "TIM_TRIO_SERVER", "TIM_TRIO_ACCOUNT"})
 
 DEFAULT_PORT = 7600
+DEFAULT_WEB_PORT = 7680
 
 
 class ConfigError(TimError):
@@ -99,6 +100,34 @@ def _parse_addresses(value: object) -> tuple[Address, ...]:
     return tuple(addresses)
 
 
+def _parse_web_addresses(value: object) -> tuple[Address, ...]:
+    return () if value in ("", [], ()) else _parse_addresses(value)
+
+
+def _parse_names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        raise ValueError("must be a list of names")
+    return tuple(name.strip().lower() for name in value if name.strip())
+
+
+def _parse_hosts(value: object) -> tuple[str, ...]:
+    names = _parse_names(value)
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:.]+", name):
+            raise ValueError(f'"{name}" is not a host name; write it without scheme and port')
+    return names
+
+
+def _parse_origins(value: object) -> tuple[str, ...]:
+    origins = _parse_names(value)
+    for origin in origins:
+        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/]+", origin):
+            raise ValueError(f'"{origin}" is not SCHEME://HOST or SCHEME://HOST:PORT')
+    return origins
+
+
 def _key(
     default: object,
     why: str,
@@ -121,6 +150,26 @@ class ServerConfig:
         (Address("127.0.0.1", DEFAULT_PORT),),
         "addresses to listen on, each HOST:PORT or [IPV6]:PORT; port 0 takes a free one; "
         "loopback by default, because open auth lets anyone in",
+    )
+    web: Annotated[tuple[Address, ...], PlainValidator(_parse_web_addresses)] = _key(
+        (Address("127.0.0.1", DEFAULT_WEB_PORT),),
+        "addresses of the page and of WebSocket, written as in tcp; empty for none",
+    )
+    web_hosts: Annotated[tuple[str, ...], PlainValidator(_parse_hosts)] = _key(
+        (),
+        "names that browsers may use for this server; empty for any, but on a loopback address "
+        "always only localhost and its like beside these, so that no page elsewhere gets in "
+        "by a name that leads here",
+    )
+    web_origins: Annotated[tuple[str, ...], PlainValidator(_parse_origins)] = _key(
+        (),
+        "whose pages may open a WebSocket here beside this server's own, each "
+        'SCHEME://HOST:PORT; "*" for all',
+    )
+    metrics_token_file: str = _key(
+        "",
+        "the file with the bearer token that lets others than this machine read /metrics; "
+        "without one nobody else may",
     )
     auth: Literal["open", "accounts", "token"] = _key(
         "open",
@@ -397,10 +446,11 @@ def _build(values: Mapping[str, object]) -> ServerConfig:
         )
     anyone_may_enter = config.auth == "open"
     if anyone_may_enter and not config.insecure_open:
-        for address in config.tcp:
+        listeners = [("tcp", each) for each in config.tcp] + [("web", each) for each in config.web]
+        for kind, address in listeners:
             if not address.is_loopback:
                 raise ConfigError(
-                    f'tcp: {address} is not a loopback address, and auth = "open" lets '
+                    f'{kind}: {address} is not a loopback address, and auth = "open" lets '
                     f"anyone act under any name; set insecure_open = true if that is meant"
                 )
     return config

@@ -126,6 +126,18 @@ class Limits:
     max_unauthenticated: int = _bound(
         1_000, "connections", "that have not yet authenticated", least=1
     )
+    max_http_connections: int = _bound(
+        1_000,
+        "connections",
+        "to the web port that ask for pages; a WebSocket is one of max_connections instead",
+        least=1,
+    )
+    http_timeout_s: float = _bound(
+        10.0,
+        "seconds",
+        "for an HTTP request to arrive, and for its answer to be taken at 4 KiB/s or more",
+        least=0.05,
+    )
     handshake_timeout_s: float = _bound(
         10.0, "seconds", "for HELLO and AUTHENTICATE together", least=0.05
     )

@@ -37,7 +37,7 @@ class Stage:
         self.stack = stack
         self.tmp_path = tmp_path
         self.deadline = time.monotonic() + _DEADLINE_S
-        server = stack.enter_context(_process("serve", "--tcp", "127.0.0.1:0"))
+        server = stack.enter_context(_process("serve", "--tcp", "127.0.0.1:0", "--no-web"))
         assert server.stdout is not None
         self.at = ("--server", f"tim://{server.stdout.readline().split()[2]}", "--account", "a")
         self.room = self.run("room", "register", "--mode", "reliable").strip()

@@ -82,7 +82,7 @@ def test_twenty_watchers_get_the_identical_video(
     assert expected["audio"] > 40 * _SECONDS
     copies = [tmp_path / f"copy{number}.ts" for number in range(_WATCHERS)]
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_process("serve", "--tcp", "127.0.0.1:0"))
+        server = stack.enter_context(_process("serve", "--tcp", "127.0.0.1:0", "--no-web"))
         assert server.stdout is not None
         words = server.stdout.readline().split()
         assert words[:2] == ["listening", "tcp"]

@@ -10,7 +10,7 @@ import itertools
 import socket
 import struct
 from collections import deque
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import attrs
 import trio
@@ -109,7 +109,7 @@ class RawClient:
     @classmethod
     async def connect(
         cls, port: int, *, come_from: str = "127.0.0.1", receive_buffer: int | None = None
-    ) -> RawClient:
+    ) -> Self:
         """Connect to a port on loopback; ``receive_buffer`` is SO_RCVBUF."""
         raw = socket.socket()
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -125,7 +125,19 @@ class RawClient:
 
     async def send(self, *what: object) -> None:
         """Send messages, stream frames and bytes in one write; messages are numbered."""
-        view = memoryview(to_bytes(*what, request_ids=self._request_ids))
+        await self.send_raw(self.wrap(to_bytes(*what, request_ids=self._request_ids)))
+
+    def wrap(self, data: bytes) -> bytes:
+        """Return what goes on the wire for some frames."""
+        return data
+
+    def unwrap(self, data: bytes) -> bytes:
+        """Return the frames in what came; it may be cut anywhere."""
+        return data
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        view = memoryview(data)
         with trio.fail_after(DEADLINE_S):
             while view:
                 view = view[await self._socket.send(view) :]
@@ -158,7 +170,7 @@ class RawClient:
                     return None
             if not data:
                 return None
-            self._items.extend(self._decoder.feed(data))
+            self._items.extend(self._decoder.feed(self.unwrap(data)))
         return self._items.popleft()
 
     async def next(self) -> object | None:

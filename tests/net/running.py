@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -13,11 +13,15 @@ import trio
 import trio.testing
 
 from tests.net.rawclient import DEADLINE_S, RawClient, frame
+from tests.net.wsclient import WsClient
 from tim_trio.core.accounts import Authenticator, OpenAuthenticator
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.node import Node
 from tim_trio.limits import Limits
-from tim_trio.net.server import Server, open_listeners
+from tim_trio.net.listening import open_listeners
+from tim_trio.net.origin import OriginPolicy
+from tim_trio.net.server import Server
+from tim_trio.net.web import WebPort
 from tim_trio.protocol import messages
 from tim_trio.protocol.layout import Flag
 from tim_trio.protocol.stream import StreamFrame
@@ -49,6 +53,8 @@ class Running:
 
     server: Server
     port: int
+    web: WebPort
+    web_port: int
     _clients: list[RawClient] = attrs.Factory(list)
 
     @property
@@ -73,6 +79,29 @@ class Running:
         self._clients.append(client)
         if account is not None:
             await client.greet(account)
+        return client
+
+    async def connect_web(
+        self,
+        account: str | None = "alice",
+        *,
+        come_from: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+    ) -> WsClient:
+        """Return a WebSocket client, likewise."""
+        client = await WsClient.connect(
+            self.web_port, come_from=come_from, receive_buffer=receive_buffer
+        )
+        self._clients.append(client)
+        await client.open()
+        if account is not None:
+            await client.greet(account)
+        return client
+
+    async def dial_web(self) -> WsClient:
+        """Return a connection to the web port over which nothing has been said."""
+        client = await WsClient.connect(self.web_port)
+        self._clients.append(client)
         return client
 
     async def published_room(self) -> tuple[RawClient, int]:
@@ -107,6 +136,9 @@ async def running_server(
     drain_timeout_s: float = DEADLINE_S,
     send_buffer: int | None = None,
     authenticator: Authenticator | None = None,
+    files: Mapping[str, bytes] | None = None,
+    policy: OriginPolicy | None = None,
+    metrics_token: bytes = b"",
 ) -> AsyncIterator[Running]:
     """Serve on a free port of loopback; afterwards look for leaks.
 
@@ -117,6 +149,7 @@ async def running_server(
     Args:
         send_buffer: SO_SNDBUF of accepted connections.
         authenticator: open mode without one.
+        files, policy, metrics_token: of the web port.
     """
     descriptors = open_descriptors()
     server = Server(
@@ -125,18 +158,22 @@ async def running_server(
         authenticator=authenticator or OpenAuthenticator(),
     )
     listeners = open_listeners("127.0.0.1", 0)
+    web_listeners = open_listeners("127.0.0.1", 0)
     if send_buffer is not None:
-        for listener in listeners:  # accepted sockets inherit it
+        for listener in (*listeners, *web_listeners):  # accepted sockets inherit it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    running = Running(server, listeners[0].getsockname()[1])
+    web = WebPort(server, files or {}, policy or OriginPolicy(), metrics_token)
+    running = Running(server, listeners[0].getsockname()[1], web, web_listeners[0].getsockname()[1])
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, listeners)
+            await nursery.start(web.serve, web_listeners)
             await trio.testing.wait_all_tasks_blocked()
             tasks = living_tasks()
             yield running
             running.close_clients()
             await running.until_gone()
+            await eventually(lambda: not web.http_connections, "HTTP connections are to end")
             await eventually(lambda: living_tasks() <= tasks, "tasks are to end")
             await _assert_nothing_held(server)
             nursery.cancel_scope.cancel()

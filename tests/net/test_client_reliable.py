@@ -15,7 +15,8 @@ import tim_trio
 from tests.net.running import Running, eventually, running_server
 from tim_trio.limits import Limits
 from tim_trio.net.client import Bounds, Client, Subscription
-from tim_trio.net.server import Server, open_listeners
+from tim_trio.net.listening import open_listeners
+from tim_trio.net.server import Server
 
 DEADLINE_S = 20
 

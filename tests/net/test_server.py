@@ -34,7 +34,7 @@ from tim_trio.core.session import Session
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
 from tim_trio.net.connection import TcpConnection
-from tim_trio.net.server import ListenError, describe, is_loopback, open_listeners
+from tim_trio.net.listening import ListenError, describe, is_loopback, open_listeners
 from tim_trio.protocol import messages
 from tim_trio.protocol.layout import MAX_GREETING_BYTES, Flag
 from tim_trio.protocol.messages import SourceLeftReason

@@ -18,6 +18,13 @@ from tim_trio._version import __version__
     help="Listen here instead of 127.0.0.1:7600; port 0 takes a free one. May be repeated.",
 )
 @click.option(
+    "--web",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Serve the page and WebSocket here instead of 127.0.0.1:7680. May be repeated.",
+)
+@click.option("--no-web", is_flag=True, help="Serve neither page nor WebSocket.")
+@click.option(
     "--config",
     "file",
     type=click.Path(path_type=Path),
@@ -31,11 +38,20 @@ from tim_trio._version import __version__
     metavar="KEY=VALUE",
     help="Any other key of the configuration, such as limits.max_rooms=10. May be repeated.",
 )
-def serve(tcp: tuple[str, ...], file: Path | None, settings: tuple[str, ...]) -> int:
+def serve(
+    tcp: tuple[str, ...],
+    web: tuple[str, ...],
+    no_web: bool,
+    file: Path | None,
+    settings: tuple[str, ...],
+) -> int:
     """Run the server until SIGINT or SIGTERM.
 
-    Prints "listening tcp HOST:PORT" for each listener once it accepts.
+    Prints "listening tcp HOST:PORT", or "listening web HOST:PORT", for each
+    listener once it accepts.
     """
+    if web and no_web:
+        raise click.UsageError("--web and --no-web: give one of them")
     # Imported here and not above: checking a configuration takes a library
     # that is slow to load, and every `room info` would pay for it.
     from tim_trio.config import ConfigError, load_config
@@ -48,6 +64,8 @@ def serve(tcp: tuple[str, ...], file: Path | None, settings: tuple[str, ...]) ->
         overrides[key.strip()] = value.strip()
     if tcp:
         overrides["tcp"] = list(tcp)
+    if web or no_web:
+        overrides["web"] = list(web)
     try:
         config = load_config(file=file, env=os.environ, overrides=overrides)
     except ConfigError as error:

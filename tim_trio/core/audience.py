@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import attrs
 
+from tim_trio.core.form import Buffer, Form
 from tim_trio.core.member import Member
-from tim_trio.core.outbox import Buffer, Outbox, Transmit
+from tim_trio.core.outbox import Outbox, Transmit
 from tim_trio.core.pace import Pace
 from tim_trio.core.sources import Track
 from tim_trio.core.subscription import Subscription
@@ -18,6 +19,9 @@ from tim_trio.protocol.runs import Run
 
 #: Runs that are sent together, each with its track as it was before the run.
 Parts = tuple[tuple[Run, Track], ...]
+#: What a walk goes over. The first two are the third's, at hand because two
+#: attribute look-ups per delivery are a tenth of its cost.
+Walk = tuple[tuple[Transmit, Outbox, Subscription], ...]
 
 
 @attrs.define(eq=False)
@@ -25,10 +29,9 @@ class Audience:
     """Who has subscribed to a room."""
 
     _subscriptions: dict[Member, Subscription] = attrs.field(factory=dict)
-    # What a walk goes over: rebuilt when someone joins or leaves, so that
-    # nothing changes under a walk. The first two are the third's, at hand
-    # because two attribute look-ups per delivery are a tenth of its cost.
-    _walk: tuple[tuple[Transmit, Outbox, Subscription], ...] | None = ()
+    # One walk per form, the plain one first: rebuilt when someone joins or
+    # leaves, so that nothing changes under a walk.
+    _walks: tuple[tuple[Form | None, Walk], ...] | None = ()
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -42,51 +45,62 @@ class Audience:
 
     def join(self, member: Member, subscription: Subscription) -> None:
         self._subscriptions[member] = subscription
-        self._walk = None
+        self._walks = None
 
     def leave(self, member: Member) -> Subscription:
-        self._walk = None
+        self._walks = None
         return self._subscriptions.pop(member)
 
-    def _current(self) -> tuple[tuple[Transmit, Outbox, Subscription], ...]:
-        if self._walk is None:
-            self._walk = tuple(
-                (each.outbox.transmit, each.outbox, each) for each in self._subscriptions.values()
+    def _current(self) -> tuple[tuple[Form | None, Walk], ...]:
+        if self._walks is None:
+            by_form: dict[Form | None, list[Subscription]] = {None: []}
+            for each in self._subscriptions.values():
+                by_form.setdefault(each.outbox.form, []).append(each)
+            self._walks = tuple(
+                (form, tuple((each.outbox.transmit, each.outbox, each) for each in some))
+                for form, some in by_form.items()
+                if some
             )
-        return self._walk
+        return self._walks
 
     def send(self, data: Buffer, parts: Parts, now: float) -> None:
         """Send runs of a live room to everyone, as one write for who keeps up.
 
-        ``data`` is the bytes of all ``parts``. Never blocks, never fails:
-        a broken subscriber is aborted alone.
+        ``data`` is the bytes of all ``parts``; each form encodes it once.
+        Never blocks, never fails: a broken subscriber is aborted alone.
         """
-        size = len(data)
-        for transmit, outbox, subscription in self._current():
-            if outbox.pending_bytes or subscription.lagging:
-                for run, track in parts:
-                    subscription.offer(run, track, now)
+        for form, walk in self._current():
+            encoded = data if form is None else form.encode(data)
+            size = len(encoded)
+            if not size:
                 continue
-            try:
-                sent = transmit(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                outbox.abort(None)
-                continue
-            if sent != size:
-                rest = memoryview(data)[sent:] if sent else data
-                outbox.queue(rest, subscription.backlog, now)
+            for transmit, outbox, subscription in walk:
+                if outbox.pending_bytes or subscription.lagging:
+                    for run, track in parts:
+                        subscription.offer(run, track, now)
+                    continue
+                try:
+                    sent = transmit(encoded)
+                except BlockingIOError:
+                    sent = 0
+                except OSError:
+                    outbox.abort(None)
+                    continue
+                if sent != size:
+                    rest = memoryview(encoded)[sent:] if sent else encoded
+                    outbox.queue(rest, subscription.backlog, now)
 
     def send_reliably(self, data: Buffer, pace: Pace, now: float) -> None:
         """Send bytes of one source of a reliable room to everyone.
 
         Nothing is ever left out: the source's credit bounds what is queued.
         """
-        for _, outbox, subscription in self._current():
-            outbox.put(data, pace.flow(subscription), now)
+        for _, walk in self._current():
+            for _, outbox, subscription in walk:
+                outbox.put(data, pace.flow(subscription), now)
 
     def tell(self, event: bytes, now: float) -> None:
         """Send an event to everyone, in order with the data."""
-        for _, outbox, _ in self._current():
-            outbox.put_control(event, now)
+        for _, walk in self._current():
+            for _, outbox, _ in walk:
+                outbox.put_control(event, now)

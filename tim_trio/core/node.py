@@ -24,7 +24,8 @@ class Node:
         pinned_bytes: groups handed to joiners and not yet sent, each counted
             once however many joiners share it.
         lagging: pairs of subscription and track that lag now.
-        deliveries: frames times subscribers they were handed to.
+        deliveries, bytes_out: frames and their bytes times subscribers they
+            were handed to.
         account_delivered: messages handed to a connection of their receiver.
         account_refused: by a block or a policy, receivers counted.
         account_missed: for nobody there or no such account.
@@ -44,6 +45,7 @@ class Node:
     frames_in: int = 0
     bytes_in: int = 0
     deliveries: int = 0
+    bytes_out: int = 0
     gaps: int = 0
     discarded: int = 0
     account_delivered: int = 0

@@ -25,10 +25,11 @@ from typing import Final, Protocol
 import attrs
 import trio
 
+from tim_trio.core.form import Buffer as Buffer
+from tim_trio.core.form import Form
 from tim_trio.core.node import Node
 from tim_trio.errors import Code
 
-Buffer = bytes | memoryview
 #: Writes without blocking and returns how many bytes were taken; raises
 #: BlockingIOError for none, OSError when the connection is broken.
 Transmit = Callable[[Buffer], int]
@@ -108,8 +109,9 @@ class Outbox:
     """The sending side of one connection. One writer task drains it.
 
     Attributes:
-        pending_bytes: queued and not yet taken by the kernel. Never 0 again
-            once closed, so that nobody writes directly.
+        form: how frames look on this wire; None for as they are.
+        pending_bytes: queued and not yet taken by the kernel, in the form of
+            the wire. Never 0 again once closed, so that nobody writes directly.
         closed: nothing more is accepted.
         close_code: why, None for a lost connection; meaningful once closed.
     """
@@ -128,6 +130,7 @@ class Outbox:
         "close_code",
         "closed",
         "control",
+        "form",
         "live_bytes",
         "pending_bytes",
         "shared_bytes",
@@ -141,8 +144,10 @@ class Outbox:
         *,
         start_writer: Callable[[], None],
         on_abort: Callable[[], None],
+        form: Form | None = None,
     ) -> None:
         self.transmit = transmit
+        self.form = form
         self.pending_bytes = 0
         self.live_bytes = 0
         self.control = Backlog()
@@ -207,10 +212,18 @@ class Outbox:
         )
 
     def put(self, data: Buffer, ledger: Ledger, now: float) -> None:
-        """Send ``data`` now if nothing waits, else queue it. Never blocks.
+        """Send whole frames now if nothing waits, else queue them. Never blocks.
 
         Room for live data is the caller's to check first (`has_room`).
         """
+        if self.form is not None:
+            data = self.form.encode(data)
+            if not data:
+                return
+        self.put_encoded(data, ledger, now)
+
+    def put_encoded(self, data: Buffer, ledger: Ledger, now: float) -> None:
+        """As `put`, of bytes that are as they go on this wire."""
         if self.closed:
             return
         if not self.pending_bytes:
@@ -230,7 +243,7 @@ class Outbox:
         self.queue(data, ledger, now)
 
     def queue(self, data: Buffer, ledger: Ledger, now: float) -> None:
-        """Queue ``data`` for the writer task, which is started if there is none."""
+        """Queue encoded bytes for the writer task, which is started if there is none."""
         size = len(data)
         if self._last_item_bytes + size <= _ITEM_BYTES:
             self._last_item.append((data, ledger))
@@ -261,11 +274,19 @@ class Outbox:
             self._node.backlog_bytes += size
 
     def put_control(self, data: Buffer, now: float) -> None:
-        """Send or queue what must never be dropped.
+        """Send or queue frames that must never be dropped.
 
         A peer that lets its reserved room fill up is closed as a slow consumer.
         """
         self.put(data, self.control, now)
+        self._check_control()
+
+    def put_control_encoded(self, data: Buffer, now: float) -> None:
+        """As `put_control`, of what belongs to this kind of wire and is no frame."""
+        self.put_encoded(data, self.control, now)
+        self._check_control()
+
+    def _check_control(self) -> None:
         if self.control.pending_bytes > self._node.limits.control_backlog_bytes:
             self.abort(Code.SLOW_CONSUMER)
 
@@ -275,6 +296,8 @@ class Outbox:
             return
         if frame is not None:
             self.put(frame, self.control, now)
+            if self.form is not None:
+                self.put_encoded(self.form.farewell(code), self.control, now)
         self._end(code)
 
     def abort(self, code: int | None) -> None:

@@ -193,6 +193,7 @@ class Room:
         node.frames_in += frames
         node.bytes_in += len(fresh.data)
         node.deliveries += frames * audience
+        node.bytes_out += len(fresh.data) * audience
         return audience
 
     def _new_track(self, source: Source, number: int) -> Track:
@@ -286,9 +287,9 @@ class Room:
         outbox.put_control(encode(answer, request_id), now)
         subscription = Subscription(self.number, outbox, node, credit)
         for source in sources:
-            piece = source.opening(node, with_groups=offered)
+            piece = source.opening(node, with_groups=offered, form=outbox.form)
             if piece.data:
-                outbox.put(piece.data, piece, now)
+                outbox.put_encoded(piece.data, piece, now)
             if source.pace is not None:
                 self._release_held(source)
                 source.pace.join(subscription)

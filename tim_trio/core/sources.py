@@ -5,12 +5,13 @@ Source: protocol.md, sections 4 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import attrs
 
 from tim_trio.core.cache import CacheBudget, GroupCache
+from tim_trio.core.form import Form
 from tim_trio.core.node import Node
 from tim_trio.core.outbox import SharedPiece
 from tim_trio.errors import Code, RemoteProtocolError
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from tim_trio.core.member import Member
     from tim_trio.core.pace import Pace
 
+#: An opening is encoded in pieces of at least so many bytes: a browser gets
+#: to see a message only when it is whole, and a picture should not wait for
+#: the group's end.
+_OPENING_BYTES = 16 * 1024
 _SEQ_FIELD = 7
 _LENGTH_BYTES = 4
 
@@ -84,9 +89,8 @@ class Source:
     pace: Pace | None = None
     _taken_over: bool = False
     # What joiners get, made for the first of them and shared until it
-    # changes: with the cached groups, and with the INITs alone.
-    _groups_piece: SharedPiece | None = None
-    _inits_piece: SharedPiece | None = None
+    # changes: with the cached groups or with the INITs alone, and by form.
+    _openings: dict[tuple[bool, Form | None], SharedPiece] = attrs.field(factory=dict)
 
     def new_track(self, number: int, budget: CacheBudget) -> Track:
         """Return a track, made at its first frame."""
@@ -121,31 +125,26 @@ class Source:
 
     def changed(self) -> None:
         """A frame has come: what joiners get is to be made anew."""
-        if self._groups_piece is not None:
-            self._groups_piece.settle(0, done=True)
-            self._groups_piece = None
-        if self._inits_piece is not None:
-            self._inits_piece.settle(0, done=True)
-            self._inits_piece = None
+        if self._openings:
+            for piece in self._openings.values():
+                piece.settle(0, done=True)
+            self._openings.clear()
 
-    def opening(self, node: Node, *, with_groups: bool) -> SharedPiece:
-        """Return what a joiner gets first, as one piece: each track's INIT,
-        then the cached groups of all tracks in arrival order.
+    def opening(self, node: Node, *, with_groups: bool, form: Form | None = None) -> SharedPiece:
+        """Return what a joiner gets first, as one encoded piece: each track's
+        INIT, then the cached groups of all tracks in arrival order.
 
         Shared by everyone who joins before the next frame, and counted while
         it is kept here. It may be empty. In a reliable room the first to
         subscribe gets all that was held for it instead.
         """
         if self.pace is not None and self.pace.held is not None:
-            return SharedPiece(b"".join(self.pace.held), node)
-        piece = self._groups_piece if with_groups else self._inits_piece
+            return SharedPiece(_join(self.pace.held, form), node)
+        piece = self._openings.get((with_groups, form))
         if piece is None:
-            piece = SharedPiece(b"".join(self._opening_parts(with_groups=with_groups)), node)
+            parts = self._opening_parts(with_groups=with_groups)
+            piece = self._openings[with_groups, form] = SharedPiece(_join(parts, form), node)
             piece.charge(0, 0.0)
-            if with_groups:
-                self._groups_piece = piece
-            else:
-                self._inits_piece = piece
         return piece
 
     def _opening_parts(self, *, with_groups: bool) -> Iterator[bytes]:
@@ -166,6 +165,25 @@ class Source:
         self.changed()
         for track in self.tracks.values():
             track.cache.drop()
+
+
+def _join(parts: Iterable[bytes], form: Form | None) -> bytes:
+    """Return frames one after another, as they go on a wire of this form."""
+    if form is None:
+        return b"".join(parts)
+    encoded: list[bytes] = []
+    waiting: list[bytes] = []
+    waiting_bytes = 0
+    for part in parts:
+        waiting.append(part)
+        waiting_bytes += len(part)
+        if waiting_bytes >= _OPENING_BYTES:
+            encoded.append(form.encode(b"".join(waiting)))
+            waiting.clear()
+            waiting_bytes = 0
+    if waiting:
+        encoded.append(form.encode(b"".join(waiting)))
+    return b"".join(encoded)
 
 
 def check_sequence(track: Track, run: Run) -> Run | None:

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from tim_trio.core.accounts import Gate
+from tim_trio.core.form import Form
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.session import PeerClosed, Session, new_decoder
@@ -81,6 +82,7 @@ class TcpConnection:
         gate: Gate[Session] | None = None,
         *,
         is_loopback: bool = False,
+        form: Form | None = None,
     ) -> None:
         configure_socket(sock)
         self.address = address
@@ -88,7 +90,11 @@ class TcpConnection:
         self._socket = sock
         self._nursery: trio.Nursery | None = None
         self._outbox = Outbox(
-            sock.send, manager.node, start_writer=self._start_writer, on_abort=self._cancel
+            sock.send,
+            manager.node,
+            start_writer=self._start_writer,
+            on_abort=self._cancel,
+            form=form,
         )
         self._decoder = new_decoder(manager)
         self._limits = manager.node.limits
@@ -213,18 +219,21 @@ class TcpConnection:
                 if error is not None:
                     raise error
             except RemoteProtocolError as broken:
-                session.manager.log.info(
-                    "protocol error",
-                    address=self.address,
-                    code=broken.code.label,
-                    error=str(broken),
-                )
-                return broken.code
+                return self._note_offence(broken)
             except PeerClosed:
                 return Code.BYE
             del items
             if self._outbox.closed:
                 return None
+
+    def _note_offence(self, broken: RemoteProtocolError) -> Code:
+        self.session.manager.log.info(
+            "protocol error",
+            address=self.address,
+            code=broken.code.label,
+            error=str(broken),
+        )
+        return broken.code
 
     async def _carry_out(self, items: list[Run | ControlFrame], now: float) -> None:
         work = 0

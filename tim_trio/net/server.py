@@ -1,4 +1,4 @@
-"""Listeners, the connections they accept, and how a server stops.
+"""The connections of a node, who may come in, and how a server stops.
 
 Source: protocol.md, section 6; docs/operations.md.
 """
@@ -6,11 +6,7 @@ Source: protocol.md, section 6; docs/operations.md.
 from __future__ import annotations
 
 import contextlib
-import errno
-import functools
-import ipaddress
 import itertools
-import os
 import socket
 import time
 from collections import Counter
@@ -25,77 +21,20 @@ from tim_trio.core.manager import RoomManager
 from tim_trio.core.node import Node
 from tim_trio.core.relations import MemoryRelations, Relations
 from tim_trio.core.session import Session
-from tim_trio.errors import Code, TimError, code_label
+from tim_trio.errors import Code, code_label
 from tim_trio.limits import Limits
 from tim_trio.log import StormLimiter, get_logger
 from tim_trio.net.connection import TcpConnection
+from tim_trio.net.listening import accept_all, is_loopback
 from tim_trio.protocol.layout import MAX_GREETING_BYTES
 from tim_trio.protocol.messages import encode_close
 
-_BACKLOG: Final = 4096
-#: Connections accepted in a row before other tasks get a turn.
-_ACCEPTS_IN_A_ROW: Final = 32
 _FIGURES_INTERVAL_S: Final = 60
-_ACCEPT_PAUSE_S: Final = 0.2
 #: Rights end within a second of their time.
 _EXPIRY_INTERVAL_S: Final = 0.5
 _RETRY_PAUSE_S: Final = 1.0
-#: Out of descriptors or memory: nothing is wrong with the listener, wait.
-_ACCEPT_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 _log = get_logger("server")
-
-
-class ListenError(TimError):
-    """An address cannot be listened on; the message says which and why."""
-
-
-def open_listeners(host: str, port: int) -> list[socket.socket]:
-    """Bind and listen on every address that ``host`` names.
-
-    Raises:
-        ListenError: one line that says what is wrong.
-    """
-    where = f"{host}:{port}"
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ListenError(f"cannot listen on {where}: {error.strerror or error}") from error
-    listeners: list[socket.socket] = []
-    for family, kind, protocol, _, address in dict.fromkeys(found):
-        sock = socket.socket(family, kind, protocol)
-        listeners.append(sock)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(_BACKLOG)
-        except OSError as error:
-            for each in listeners:
-                each.close()
-            why = (
-                "the port is in use; choose another with --tcp HOST:PORT"
-                if error.errno == errno.EADDRINUSE
-                else error.strerror or str(error)
-            )
-            raise ListenError(f"cannot listen on {where}: {why}") from error
-    return listeners
-
-
-@functools.lru_cache(maxsize=1024)
-def is_loopback(address: str) -> bool:
-    """Say whether a numeric address is this machine's loopback."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_loopback
-
-
-def describe(sock: socket.socket) -> str:
-    """Return ``HOST:PORT`` of a bound socket, with brackets around IPv6."""
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @attrs.define(eq=False)
@@ -191,40 +130,22 @@ class Server:
         if self._draining and not self.connections:
             self._all_gone.set()
 
+    @property
+    def is_draining(self) -> bool:
+        """New connections are refused."""
+        return self._draining
+
     async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
-        accepted = 0
-        while True:
-            try:
-                if accepted % _ACCEPTS_IN_A_ROW == 0:
-                    await trio.lowlevel.checkpoint()
-                sock, peer = listener.accept()
-            except BlockingIOError:
-                accepted = 0
-                await trio.lowlevel.wait_readable(listener)
-                continue
-            except OSError as error:
-                if error.errno not in _ACCEPT_EXHAUSTED:
-                    accepted += 1  # this peer is gone already; should all be, others get a turn
-                    continue
-                suppressed = self._storms.admit("cannot accept", trio.current_time())
-                if suppressed is not None:
-                    _log.warning(
-                        "cannot accept",
-                        reason=os.strerror(error.errno),
-                        connections=len(self.connections),
-                        suppressed=suppressed,
-                    )
-                await trio.sleep(_ACCEPT_PAUSE_S)
-                continue
-            accepted += 1
-            address = str(peer[0])
-            refusal = self._refusal(address)
+        def take(sock: socket.socket, address: str) -> None:
+            refusal = self.refusal(address)
             if refusal is not None:
                 self._refuse(sock, address, refusal)
-                continue
-            self._admit(sock, address, nursery)
+            else:
+                self._admit(sock, address, nursery)
 
-    def _refusal(self, address: str) -> Code | None:
+        await accept_all(listener, take, self._storms)
+
+    def refusal(self, address: str) -> Code | None:
         """Return why a connection from ``address`` is refused; None when it is welcome."""
         limits = self.limits
         if self._draining:
@@ -239,11 +160,15 @@ class Server:
                 return Code.OVERLOADED
         return None
 
-    def _refuse(self, sock: socket.socket, address: str, code: Code) -> None:
+    def note_refusal(self, address: str, code: Code) -> None:
+        """Count and log a connection that did not become one."""
         self.node.count_close(code)
         suppressed = self._storms.admit("refused", trio.current_time())
         if suppressed is not None:
             _log.warning("refused", address=address, code=code.label, suppressed=suppressed)
+
+    def _refuse(self, sock: socket.socket, address: str, code: Code) -> None:
+        self.note_refusal(address, code)
         with contextlib.closing(sock), contextlib.suppress(OSError):
             sock.setblocking(False)
             sock.send(encode_close(code))
@@ -259,11 +184,7 @@ class Server:
                 del self._newcomers[connection]
 
     def _admit(self, sock: socket.socket, address: str, nursery: trio.Nursery) -> None:
-        """Count a connection in at once, for the next of a burst is measured
-        against it, and start it.
-
-        Not a part of `_accept`, whose variables would keep the last one alive.
-        """
+        """Start a connection, which is welcome."""
         try:
             connection = TcpConnection(
                 sock, address, self.manager, self.gate, is_loopback=is_loopback(address)
@@ -272,14 +193,19 @@ class Server:
             sock.close()
             self.node.count_close(None)
             return
+        self.enter(connection)
+        nursery.start_soon(self.run, connection)
+
+    def enter(self, connection: TcpConnection) -> None:
+        """Count a connection in at once, for the next of a burst is measured
+        against it. `run` is to follow, and counts it out."""
         self.connections.add(connection)
         self._newcomers[connection] = None
         self._of_session[connection.session] = connection
-        self._per_address[address] += 1
+        self._per_address[connection.address] += 1
         self.node.connections += 1
-        nursery.start_soon(self._run, connection)
 
-    async def _run(self, connection: TcpConnection) -> None:
+    async def run(self, connection: TcpConnection) -> None:
         """Serve one connection; the boundary that keeps its faults from the others."""
         address = connection.address
         code: int | None = None

@@ -1,0 +1,244 @@
+"""HTTP/1.1 on a non-blocking socket: requests without a body in, small responses out.
+
+h11 knows the protocol; here are the waiting, the deadlines and the bounds. A
+connection is kept for further requests until it is idle for too long, and is
+handed over where a request asks for another protocol.
+
+Source: docs/operations.md, "The web port".
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import attrs
+import h11
+import trio
+
+#: Request line and headers together.
+MAX_HEAD_BYTES: Final = 16 * 1024
+_READ_BYTES: Final = 16 * 1024
+#: A response may take its base time and this much for its bytes.
+_LEAST_RATE: Final = 4 * 1024
+#: After a response that ends the connection, what the peer still sends is
+#: read and dropped for so long: closing with unread bytes resets the
+#: connection, and the peer would lose our answer.
+_LINGER_S: Final = 1.0
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class ByteSocket(Protocol):
+    """What is needed of a socket, which is non-blocking: a plain one, or one with TLS."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def send(self, data: bytes | memoryview, /) -> int: ...
+
+    def shutdown(self, how: int, /) -> None: ...
+
+    def fileno(self) -> int: ...
+
+
+class Unservable(Exception):
+    """A request that is answered by an error, ``response``."""
+
+    def __init__(self, status: HTTPStatus, text: str = "", headers: Headers = ()) -> None:
+        super().__init__(text or status.phrase)
+        self.response = plain_text(status, text, headers)
+
+
+@attrs.frozen
+class Request:
+    """One request.
+
+    Attributes:
+        host: what the client calls us, with the port as it wrote it.
+        path: without the query, as it was sent: nothing is decoded.
+        headers: names in lower case; of a repeated one the values are joined.
+    """
+
+    method: str
+    host: str
+    path: str
+    headers: dict[str, str]
+
+
+@attrs.frozen
+class Response:
+    """``body`` is left out where the method is HEAD or the status has none."""
+
+    status: HTTPStatus
+    body: bytes = b""
+    headers: Headers = ()
+
+
+@attrs.frozen
+class Upgrade:
+    """The connection is to speak another protocol, beginning with ``answer``."""
+
+    answer: bytes
+
+
+U = TypeVar("U", bound=Upgrade)
+#: Raises `Unservable` for an error.
+Handler = Callable[[Request], Response | U]
+
+
+def plain_text(status: HTTPStatus, text: str = "", headers: Headers = ()) -> Response:
+    """Return a response for a person, one line."""
+    line = f"{text or status.phrase}\n".encode()
+    return Response(status, line, (("Content-Type", "text/plain; charset=utf-8"), *headers))
+
+
+async def serve_http(
+    sock: ByteSocket, handler: Handler[U], *, common_headers: Headers, timeout_s: float
+) -> tuple[U, bytes] | None:
+    """Answer requests until the connection ends (None) or is handed over.
+
+    Then the answer of the `Upgrade` is still to be sent; the bytes beside it
+    are what the client has sent already behind its request.
+
+    Args:
+        common_headers: of every response.
+        timeout_s: for a request to arrive whole, from the end of the one
+            before, and for a response to be taken, beside its size.
+
+    Never raises for what the peer does. Closing the socket is the caller's.
+    """
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    try:
+        while True:
+            method = "GET"
+            try:
+                request = await _next_request(sock, connection, timeout_s)
+                if request is None:
+                    return None
+                method = request.method
+                response = handler(request)
+                if isinstance(response, Upgrade):
+                    return response, connection.trailing_data[0]
+            except h11.RemoteProtocolError as error:
+                response = plain_text(HTTPStatus(error.error_status_hint))
+            except Unservable as refused:
+                response = refused.response
+            if not await _respond(sock, connection, method, response, common_headers, timeout_s):
+                await linger(sock)
+                return None
+            connection.start_next_cycle()
+    except (OSError, trio.ClosedResourceError, trio.TooSlowError):
+        return None
+
+
+async def _next_request(
+    sock: ByteSocket, connection: h11.Connection, timeout_s: float
+) -> Request | None:
+    """Return the next request, None at the end of the connection."""
+    request: Request | None = None
+    with trio.move_on_after(timeout_s) as patience:
+        while True:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                connection.receive_data(await receive(sock, _READ_BYTES))
+            elif isinstance(event, h11.Request):
+                request = _read_request(event)
+            elif isinstance(event, h11.Data):
+                raise Unservable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request has a body here")
+            elif isinstance(event, h11.EndOfMessage):
+                return request
+            else:  # ConnectionClosed; PAUSED only comes behind EndOfMessage
+                return None
+    assert patience.cancelled_caught
+    if connection.their_state is h11.IDLE and connection.trailing_data == (b"", False):
+        return None  # it has not begun
+    raise Unservable(HTTPStatus.REQUEST_TIMEOUT)
+
+
+def _read_request(event: h11.Request) -> Request:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in event.headers:
+        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    target = event.target.decode("latin-1")
+    host = headers.get("host", "")
+    if not target.startswith("/"):
+        try:
+            url = urlsplit(target)
+        except ValueError:
+            raise Unservable(HTTPStatus.BAD_REQUEST) from None
+        if url.scheme not in ("http", "https"):
+            raise Unservable(HTTPStatus.BAD_REQUEST)
+        host, target = url.netloc, url.path or "/"
+    path = target.partition("?")[0]
+    return Request(event.method.decode("ascii"), host, path, headers)
+
+
+async def _respond(
+    sock: ByteSocket,
+    connection: h11.Connection,
+    method: str,
+    response: Response,
+    common_headers: Headers,
+    timeout_s: float,
+) -> bool:
+    """Send a response; say whether another request may follow."""
+    headers = [
+        ("Date", formatdate(usegmt=True)),
+        *common_headers,
+        *response.headers,
+    ]
+    if response.status is not HTTPStatus.NOT_MODIFIED:
+        headers.append(("Content-Length", str(len(response.body))))
+    if connection.their_state is not h11.DONE:
+        headers.append(("Connection", "close"))
+    has_body = method != "HEAD" and response.status is not HTTPStatus.NOT_MODIFIED
+    pieces = [
+        connection.send(
+            h11.Response(
+                status_code=response.status.value, headers=headers, reason=response.status.phrase
+            )
+        ),
+        connection.send(h11.Data(data=response.body)) if has_body else b"",
+        connection.send(h11.EndOfMessage()),
+    ]
+    with trio.fail_after(timeout_s + len(response.body) / _LEAST_RATE):
+        await send_all(sock, b"".join(piece for piece in pieces if piece))
+    return bool(connection.our_state is h11.DONE and connection.their_state is h11.DONE)
+
+
+async def receive(sock: ByteSocket, size: int) -> bytes:
+    """Return what has come, waiting for it; empty at the end.
+
+    Raises:
+        OSError: lost.
+        trio.ClosedResourceError: closed by us.
+    """
+    while True:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            return sock.recv(size)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(sock)
+
+
+async def send_all(sock: ByteSocket, data: bytes) -> None:
+    """Send everything, waiting as often as it takes. Raises as `receive`."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[sock.send(rest) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+
+
+async def linger(sock: ByteSocket) -> None:
+    """Say the end, and drop what the peer still sends for a moment."""
+    with trio.move_on_after(_LINGER_S):
+        sock.shutdown(socket.SHUT_WR)
+        while await receive(sock, _READ_BYTES):
+            pass

@@ -1,0 +1,124 @@
+"""The node's figures as Prometheus reads them.
+
+Nothing is counted here: the figures are read when they are asked for. None
+has a label per room, account or subscriber, whose number has no bound.
+
+Source: docs/operations.md, "The web port".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+import attrs
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from tim_trio.core.node import Node
+from tim_trio.errors import TimError
+from tim_trio.net.loop_delay import BUCKETS_S, LoopDelay
+
+#: Fewer could be guessed.
+_MIN_TOKEN_BYTES: Final = 16
+_MAX_TOKEN_BYTES: Final = 4096
+
+_GAUGES: Final = (
+    ("rooms", "rooms", "Rooms that live on this node."),
+    ("subscriptions", "subscriptions", "Subscriptions of all rooms."),
+    ("lagging", "lagging_subscriptions", "Pairs of subscription and track that lag now."),
+    ("backlog_bytes", "backlog_bytes", "Bytes queued for subscribers, not yet sent."),
+    ("cache_bytes", "cache_bytes", "Bytes of cached groups, overhead included."),
+    ("pinned_bytes", "pinned_bytes", "Bytes of groups on their way to newcomers."),
+)
+_COUNTERS: Final = (
+    ("frames_in", "frames_received", "Stream frames accepted from publishers."),
+    ("bytes_in", "received_bytes", "Bytes of stream frames accepted from publishers."),
+    ("deliveries", "frames_sent", "Stream frames, times the subscribers they went to."),
+    ("bytes_out", "sent_bytes", "Bytes of stream frames, times the subscribers they went to."),
+    ("gaps", "gaps", "Gaps announced to subscribers."),
+    ("discarded", "frames_discarded", "Frames of sources that had ended."),
+)
+
+
+class TokenFileError(TimError):
+    """A token file cannot be used; ``str()`` is one line for a person."""
+
+
+def read_token(path: Path) -> bytes:
+    """Return the token in a file, without the white space around it. Blocks.
+
+    Raises:
+        TokenFileError: it cannot be read, or holds no such token.
+    """
+    try:
+        with path.open("rb") as file:
+            token = file.read(_MAX_TOKEN_BYTES + 1).strip()
+    except OSError as error:
+        raise TokenFileError(f"cannot read {path}: {error.strerror or error}") from None
+    if not _MIN_TOKEN_BYTES <= len(token) <= _MAX_TOKEN_BYTES:
+        raise TokenFileError(
+            f"{path} holds {len(token)} bytes; a token has {_MIN_TOKEN_BYTES} to {_MAX_TOKEN_BYTES}"
+        )
+    return token
+
+
+@attrs.define(eq=False)
+class NodeCollector(Collector):
+    """Reads the figures of one node.
+
+    Attributes:
+        connections: living ones by transport.
+    """
+
+    node: Node
+    delay: LoopDelay
+    connections: Callable[[], dict[str, int]]
+
+    def collect(self) -> Iterator[Metric]:
+        by_transport = GaugeMetricFamily(
+            "tim_trio_connections", "Living connections.", labels=["transport"]
+        )
+        for transport, count in sorted(self.connections().items()):
+            by_transport.add_metric([transport], count)
+        yield by_transport
+        for attribute, name, why in _GAUGES:
+            yield GaugeMetricFamily(f"tim_trio_{name}", why, getattr(self.node, attribute))
+        for attribute, name, why in _COUNTERS:
+            yield CounterMetricFamily(f"tim_trio_{name}", why, getattr(self.node, attribute))
+        closes = CounterMetricFamily(
+            "tim_trio_connections_closed", "Connections that ended, by reason.", labels=["reason"]
+        )
+        for reason, count in sorted(self.node.closes.items()):
+            closes.add_metric([reason], count)
+        yield closes
+        bounds = [*map(str, BUCKETS_S), "+Inf"]
+        yield HistogramMetricFamily(
+            "tim_trio_event_loop_delay_seconds",
+            "How much later than due a task woke up.",
+            buckets=list(zip(bounds, accumulate(self.delay.counts), strict=True)),
+            sum_value=self.delay.sum_s,
+        )
+
+
+def make_registry(collector: NodeCollector) -> CollectorRegistry:
+    """Return the node's figures and the process's own: CPU, memory, open files."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    return registry
+
+
+def render(registry: CollectorRegistry) -> tuple[str, bytes]:
+    """Return a content type and the text."""
+    return CONTENT_TYPE_LATEST, generate_latest(registry)

@@ -1,0 +1,188 @@
+"""What the web port answers: pages, health and figures, and the way to the WebSocket.
+
+Source: docs/operations.md, "The web port".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Final
+
+import attrs
+
+from tim_trio.net.http import Headers, Request, Response, Unservable, plain_text
+from tim_trio.net.origin import OriginPolicy
+from tim_trio.net.websocket import Opening, open_websocket
+
+#: Only our own scripts, styles and connections; no page may frame ours.
+#: ``blob:`` is a local media file that is to be shared.
+_CONTENT_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "media-src 'self' blob:",
+        "connect-src 'self'",
+        "worker-src 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+#: Sent with every response.
+COMMON_HEADERS: Final[Headers] = (
+    ("Content-Security-Policy", _CONTENT_POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    # A room's id stands in the address, and knowing it is the right to watch.
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Embedder-Policy", "require-corp"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Permissions-Policy", "camera=(self), microphone=(self), display-capture=(self)"),
+)
+_NO_STORE: Final[Headers] = (("Cache-Control", "no-store"),)
+_METHODS: Final = frozenset({"GET", "HEAD"})
+#: Python's own table depends on the machine's; these are what a browser must be told.
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".map": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+    ".webmanifest": "application/manifest+json",
+    ".woff2": "font/woff2",
+}
+
+
+@attrs.frozen
+class Page:
+    """One file, in memory. ``tag`` changes with its bytes."""
+
+    body: bytes
+    content_type: str
+    tag: str
+
+
+def make_pages(files: Mapping[str, bytes]) -> dict[str, Page]:
+    """Return what is served, by path, from files by their name relative to the site.
+
+    ``index.html`` is served for its directory as well. Requests are looked up
+    here and nowhere else, so no path leads to another file.
+    """
+    pages = {}
+    for name, body in files.items():
+        suffix = "." + name.rpartition(".")[2]
+        kind = _TYPES.get(suffix) or mimetypes.types_map.get(suffix, "application/octet-stream")
+        page = Page(body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+        pages["/" + name] = page
+        if name == "index.html" or name.endswith("/index.html"):
+            pages["/" + name.removesuffix("index.html")] = page
+    return pages
+
+
+@attrs.frozen
+class Caller:
+    """Who asks.
+
+    Attributes:
+        is_loopback: on this machine, and to an address of this machine's own.
+    """
+
+    address: str
+    is_loopback: bool
+
+
+@attrs.define(eq=False)
+class Site:
+    """Answers requests.
+
+    Attributes:
+        is_ready: new clients are welcome.
+        render_figures: for ``/metrics``; a content type and a text.
+        may_see_figures: whether a request from elsewhere may, by its Authorization header.
+    """
+
+    pages: Mapping[str, Page]
+    policy: OriginPolicy
+    is_ready: Callable[[], bool]
+    render_figures: Callable[[], tuple[str, bytes]]
+    may_see_figures: Callable[[Request], bool]
+
+    def answer(self, request: Request, caller: Caller) -> Response | Opening:
+        """Return the answer to a request.
+
+        Raises:
+            Unservable: likewise an answer.
+        """
+        if not self.policy.is_our_name(request.host, is_loopback=caller.is_loopback):
+            raise Unservable(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "this server does not go by that name; its setting web_hosts lists its names",
+            )
+        if request.method not in _METHODS:
+            allowed = (("Allow", "GET, HEAD"),)
+            raise Unservable(HTTPStatus.METHOD_NOT_ALLOWED, "", allowed)
+        match request.path:
+            case "/ws":
+                return self._open(request)
+            case "/healthz":
+                return plain_text(HTTPStatus.OK, "ok", _NO_STORE)
+            case "/readyz":
+                if self.is_ready():
+                    return plain_text(HTTPStatus.OK, "ready", _NO_STORE)
+                return plain_text(HTTPStatus.SERVICE_UNAVAILABLE, "draining", _NO_STORE)
+            case "/metrics":
+                return self._figures(request, caller)
+        page = self.pages.get(request.path)
+        if page is None:
+            raise Unservable(HTTPStatus.NOT_FOUND)
+        return _serve(page, request)
+
+    def _open(self, request: Request) -> Opening:
+        if not self.policy.may_connect(request.headers.get("origin"), request.host):
+            raise Unservable(
+                HTTPStatus.FORBIDDEN,
+                "this page may not connect; the server's setting web_origins lists who may",
+            )
+        if request.method != "GET":
+            raise Unservable(HTTPStatus.METHOD_NOT_ALLOWED, "", (("Allow", "GET"),))
+        return open_websocket(request)
+
+    def _figures(self, request: Request, caller: Caller) -> Response:
+        is_local = caller.is_loopback and not is_forwarded(request)
+        if not is_local and not self.may_see_figures(request):
+            raise Unservable(
+                HTTPStatus.UNAUTHORIZED,
+                "from this machine, or with the token in the server's metrics_token_file",
+                (("WWW-Authenticate", "Bearer"),),
+            )
+        kind, text = self.render_figures()
+        return Response(HTTPStatus.OK, text, (("Content-Type", kind), *_NO_STORE))
+
+
+def is_forwarded(request: Request) -> bool:
+    """Say whether a proxy on this machine asks for somebody elsewhere."""
+    return "forwarded" in request.headers or "x-forwarded-for" in request.headers
+
+
+def _serve(page: Page, request: Request) -> Response:
+    # Always asked for anew, and hardly ever sent anew: a new version of the
+    # server must not meet an old page.
+    headers = (("ETag", page.tag), ("Cache-Control", "no-cache"))
+    known = request.headers.get("if-none-match", "")
+    if known == "*" or page.tag in (each.strip().removeprefix("W/") for each in known.split(",")):
+        return Response(HTTPStatus.NOT_MODIFIED, b"", headers)
+    return Response(HTTPStatus.OK, page.body, (("Content-Type", page.content_type), *headers))

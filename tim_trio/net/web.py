@@ -1,0 +1,188 @@
+"""The web port: HTTP connections, some of which become WebSockets.
+
+A connection is accepted as an HTTP one, which costs a place among few and
+has seconds for each request. With a WebSocket's handshake it becomes one of
+the server's connections, like those of TCP: same bounds, same deadlines.
+
+Source: docs/operations.md, "The web port"; protocol.md, section 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from hmac import compare_digest
+from typing import Final
+
+import attrs
+import trio
+
+from tim_trio.log import StormLimiter, get_logger
+from tim_trio.net.connection import configure_socket
+from tim_trio.net.http import Request, Response, linger, send_all, serve_http
+from tim_trio.net.listening import accept_all, is_loopback
+from tim_trio.net.loop_delay import LoopDelay
+from tim_trio.net.metrics import NodeCollector, make_registry, render
+from tim_trio.net.origin import OriginPolicy
+from tim_trio.net.server import Server
+from tim_trio.net.site import COMMON_HEADERS, Caller, Site, is_forwarded, make_pages
+from tim_trio.net.websocket import WEBSOCKET, Opening, WebSocketConnection
+from tim_trio.protocol.messages import encode_close
+
+_BUSY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+_log = get_logger("web")
+
+
+@attrs.define(eq=False)
+class WebPort:
+    """Serves pages and WebSockets for a server.
+
+    Args:
+        files: the pages, by their name relative to the site.
+        policy: names and origins that are ours.
+        metrics_token: lets its bearer read ``/metrics`` from elsewhere; empty for nobody.
+    """
+
+    server: Server
+    files: Mapping[str, bytes]
+    policy: OriginPolicy = attrs.field(factory=OriginPolicy)
+    metrics_token: bytes = attrs.field(default=b"", repr=False)
+    #: HTTP connections, those that have become WebSockets not among them.
+    http_connections: int = 0
+    _delay: LoopDelay = attrs.field(factory=LoopDelay)
+    _site: Site = attrs.field(init=False)
+    _storms: StormLimiter = attrs.field(factory=StormLimiter)
+    _per_address: Counter[str] = attrs.field(factory=Counter)
+
+    def __attrs_post_init__(self) -> None:
+        registry = make_registry(
+            NodeCollector(self.server.node, self._delay, self._count_connections)
+        )
+        self._site = Site(
+            make_pages(self.files),
+            self.policy,
+            is_ready=lambda: not self.server.is_draining,
+            render_figures=partial(render, registry),
+            may_see_figures=self._bears_token,
+        )
+
+    async def serve(
+        self,
+        listeners: Sequence[socket.socket],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Accept and serve until cancelled. Closes the listeners."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._delay.run)
+                for listener in listeners:
+                    take = partial(self._take, nursery)
+                    nursery.start_soon(accept_all, listener, take, self._storms)
+                task_status.started()
+        finally:
+            for listener in listeners:
+                listener.close()
+
+    def _count_connections(self) -> dict[str, int]:
+        kinds = Counter(
+            "websocket" if isinstance(each, WebSocketConnection) else "tcp"
+            for each in self.server.connections
+        )
+        return {"tcp": 0, "websocket": 0, **kinds, "http": self.http_connections}
+
+    def _bears_token(self, request: Request) -> bool:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        return (
+            bool(self.metrics_token)
+            and scheme.lower() == "bearer"
+            and compare_digest(token.strip().encode("latin-1"), self.metrics_token)
+        )
+
+    def _take(self, nursery: trio.Nursery, sock: socket.socket, address: str) -> None:
+        """Count an accepted connection in at once, and start it."""
+        limits = self.server.limits
+        if (
+            self.http_connections >= limits.max_http_connections
+            or self._per_address[address] >= limits.max_connections_per_address
+        ):
+            self._refuse(sock, address)
+            return
+        self.http_connections += 1
+        self._per_address[address] += 1
+        nursery.start_soon(self._run, sock, address)
+
+    def _refuse(self, sock: socket.socket, address: str) -> None:
+        suppressed = self._storms.admit("refused", trio.current_time())
+        if suppressed is not None:
+            _log.warning("refused", address=address, suppressed=suppressed)
+        with contextlib.closing(sock), contextlib.suppress(OSError):
+            sock.setblocking(False)
+            sock.send(_BUSY)
+
+    async def _run(self, sock: socket.socket, address: str) -> None:
+        """Serve one connection; the boundary that keeps its faults from the others."""
+        with sock:
+            try:
+                connection = await self._serve_requests(sock, address)
+            except Exception as failure:
+                _log.error("internal error", address=address, exc_info=failure)
+                return
+            finally:
+                self.http_connections -= 1
+                self._per_address[address] -= 1
+                if not self._per_address[address]:
+                    del self._per_address[address]
+            if connection is not None:
+                await self.server.run(connection)
+
+    async def _serve_requests(
+        self, sock: socket.socket, address: str
+    ) -> WebSocketConnection | None:
+        """Answer requests; return the connection where one of them opens a WebSocket."""
+        try:
+            configure_socket(sock)
+            here = str(sock.getsockname()[0])
+        except OSError:  # reset already
+            return None
+        is_local = is_loopback(address)
+        caller = Caller(address, is_local and is_loopback(here))
+
+        def answer(request: Request) -> Response | Opening:
+            return self._site.answer(request, caller)
+
+        timeout_s = self.server.limits.http_timeout_s
+        upgrade = await serve_http(sock, answer, common_headers=COMMON_HEADERS, timeout_s=timeout_s)
+        if upgrade is None:
+            return None
+        opening, early = upgrade
+        try:
+            with trio.fail_after(timeout_s):
+                await send_all(sock, opening.answer)
+            refusal = self.server.refusal(address)
+            if refusal is not None:
+                self.server.note_refusal(address, refusal)
+                sock.send(WEBSOCKET.encode(encode_close(refusal)) + WEBSOCKET.farewell(refusal))
+                await linger(sock)
+                return None
+        except (OSError, trio.TooSlowError):
+            return None
+        connection = WebSocketConnection(
+            sock,
+            address,
+            self.server.manager,
+            self.server.gate,
+            opening=opening,
+            early=early,
+            # Who comes through a proxy on this machine is not on this machine.
+            is_loopback=is_local and not is_forwarded(opening.request),
+        )
+        self.server.enter(connection)
+        return connection

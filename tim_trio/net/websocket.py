@@ -1,0 +1,334 @@
+"""WebSocket: what differs from TCP, which is how frames are wrapped and read.
+
+Everything else, the direct write, the backlog, the writer, the deadlines, is
+the connection's that it inherits from. The opening handshake and the reading
+are wsproto's, the library below trio-websocket, without the latter's own
+task, channel and lock per connection. That has three reasons. Requests for
+pages and for ``/ws`` come in on one port, so that HTTP has been read when the
+handshake begins. What was read together must become one run, which a channel
+with a task switch per message does not give (19 µs a message, against 9). And
+an idle browser costs as much as an idle TCP client.
+
+Source: protocol.md, section 3.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+import attrs
+import trio
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import Connection, ConnectionState
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Pong
+from wsproto.events import Request as AskedFor
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import RemoteProtocolError as BadHandshake
+
+from tim_trio.core.accounts import Gate
+from tim_trio.core.form import Buffer
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.rates import TokenBucket
+from tim_trio.core.session import PeerClosed, Session
+from tim_trio.errors import Code, RemoteProtocolError
+from tim_trio.limits import Limits
+from tim_trio.net.connection import TcpConnection
+from tim_trio.net.http import Request, Unservable, Upgrade
+from tim_trio.protocol.decoder import ControlFrame, Decoder
+from tim_trio.protocol.runs import Run
+from tim_trio.protocol.websocket import (
+    SUBPROTOCOL,
+    encode_close,
+    encode_close_answer,
+    encode_message,
+    encode_pong,
+    holds_whole_frames,
+)
+
+#: Messages and fragments in a row before other tasks get a turn: a few milliseconds.
+_EVENTS_IN_A_ROW: Final = 256
+_READ_BYTES: Final = 96 * 1024
+#: What a key looks like: 16 bytes in base64.
+_KEY: Final = re.compile(r"[A-Za-z0-9+/]{22}==")
+_UPGRADE: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+
+
+class WebSocketForm:
+    """Frames as one binary message.
+
+    Remembers the last one it made: those that cannot be written to at once
+    come one by one with the same run, which they are to share.
+    """
+
+    __slots__ = ("_data", "_message")
+
+    def __init__(self) -> None:
+        self._data: Buffer = b""
+        self._message = b""
+
+    def encode(self, data: Buffer) -> bytes:
+        if data is not self._data:
+            self._message = encode_message(data)
+            self._data = data
+        return self._message
+
+    def farewell(self, code: int | None) -> bytes:
+        return b"" if code is None else encode_close(code)
+
+
+#: The form of all WebSocket connections of the process.
+WEBSOCKET: Final = WebSocketForm()
+
+
+@attrs.frozen
+class Opening(Upgrade):
+    """A handshake that is fine: ``answer`` is the response that accepts it."""
+
+    request: Request
+    frames: Connection
+
+
+def open_websocket(request: Request) -> Opening:
+    """Check an opening handshake.
+
+    Raises:
+        Unservable: it is none, or not for a protocol of ours.
+    """
+    headers = request.headers
+    if "websocket" not in headers.get("upgrade", "").lower():
+        raise Unservable(HTTPStatus.UPGRADE_REQUIRED, "this is for WebSocket", _UPGRADE)
+    if headers.get("sec-websocket-version") != "13":
+        raise Unservable(HTTPStatus.UPGRADE_REQUIRED, "version 13 is needed", _UPGRADE)
+    if not _KEY.fullmatch(headers.get("sec-websocket-key", "")):
+        raise Unservable(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key is missing or no key")
+    handshake = WSConnection(ConnectionType.SERVER)
+    try:
+        handshake.initiate_upgrade_connection(
+            [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
+            request.path,
+        )
+        (asked,) = handshake.events()
+    except (BadHandshake, UnicodeError):
+        raise Unservable(HTTPStatus.BAD_REQUEST, "not a WebSocket handshake") from None
+    assert isinstance(asked, AskedFor)
+    if SUBPROTOCOL not in asked.subprotocols:
+        raise Unservable(HTTPStatus.BAD_REQUEST, f"ask for the subprotocol {SUBPROTOCOL}")
+    answer = handshake.send(AcceptConnection(subprotocol=SUBPROTOCOL))
+    # The rest of the handshake, HTTP parsers among it, is let go.
+    assert handshake.connection is not None
+    return Opening(answer, request, handshake.connection)
+
+
+class MessageReader:
+    """Bytes of a WebSocket in, frames out. Answers pings and closes.
+
+    What was read together is handed to the decoder at once, so that frames
+    that come one in a message become one run. A message's bytes go on before
+    it is whole: the decoder holds no more than a frame, however long the
+    message.
+
+    Args:
+        reply: sends what is to go out, in order with everything else.
+
+    Attributes:
+        ended: the peer has sent its close, which has been answered.
+    """
+
+    __slots__ = (
+        "_control",
+        "_decoder",
+        "_frames",
+        "_in_message",
+        "_limits",
+        "_message_bytes",
+        "_refused",
+        "_reply",
+        "ended",
+    )
+
+    def __init__(
+        self,
+        frames: Connection,
+        decoder: Decoder,
+        limits: Limits,
+        reply: Callable[[bytes, float], None],
+    ) -> None:
+        self._frames = frames
+        self._decoder = decoder
+        self._limits = limits
+        self._reply = reply
+        self._in_message = False
+        #: Of the message that has begun, handed to the decoder already.
+        self._message_bytes = 0
+        self._control: TokenBucket | None = None
+        self._refused = 0
+        self.ended = False
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read. To be followed by `take` until it has no more."""
+        self._frames.receive_data(data)
+
+    def take(self, items: list[Run | ControlFrame], now: float) -> bool:
+        """Append what has come; say whether there may be more.
+
+        So many messages at a time that it takes a few milliseconds at most.
+
+        Raises:
+            RemoteProtocolError: what stood before it is in ``items``.
+        """
+        gathered: list[bytes] = []
+        count = 0
+        for event in self._frames.events():
+            count += 1
+            if isinstance(event, BytesMessage):
+                data = bytes(event.data)
+                gathered.append(data)
+                if not event.message_finished:
+                    self._in_message = True
+                    self._message_bytes += len(data)
+                elif self._in_message or not holds_whole_frames(data):
+                    self._end_message(gathered, items, len(data))
+            else:
+                self._decode(gathered, items)
+                self._receive_other(event, now)
+            if count == _EVENTS_IN_A_ROW or self.ended:
+                break
+        self._decode(gathered, items)
+        return count == _EVENTS_IN_A_ROW and not self.ended
+
+    def _end_message(
+        self, gathered: list[bytes], items: list[Run | ControlFrame], size: int
+    ) -> None:
+        self._decode(gathered, items)
+        is_empty = not self._message_bytes + size
+        self._in_message = False
+        self._message_bytes = 0
+        if is_empty or self._decoder.buffered_bytes:
+            raise RemoteProtocolError("a message that does not hold whole frames")
+
+    def _decode(self, gathered: list[bytes], items: list[Run | ControlFrame]) -> None:
+        if gathered:
+            data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+            gathered.clear()
+            error = self._decoder.feed_into(data, items)
+            if error is not None:
+                raise error
+
+    def _receive_other(self, event: Event, now: float) -> None:
+        match event:
+            case Ping():
+                if self._admit(now):
+                    self._reply(encode_pong(bytes(event.payload)), now)
+            case Pong():
+                self._admit(now)
+            case CloseConnection() if self._frames.state is ConnectionState.REMOTE_CLOSING:
+                has_code = event.code != CloseReason.NO_STATUS_RCVD
+                self._reply(encode_close_answer(event.code if has_code else None), now)
+                self.ended = True
+            case CloseConnection():
+                raise RemoteProtocolError("a malformed WebSocket frame")
+            case _:
+                raise RemoteProtocolError("a text message")
+
+    def _admit(self, now: float) -> bool:
+        """Count a ping or pong as a request: cheap for the peer, and not for us."""
+        limits = self._limits
+        if self._control is None:
+            self._control = TokenBucket(limits.commands_per_s, limits.command_burst)
+        if self._control.take(now):
+            return True
+        self._refused += 1
+        if self._refused > limits.max_refused_commands:
+            raise RemoteProtocolError("too many WebSocket control frames", Code.FLOODING)
+        return False
+
+
+class WebSocketConnection(TcpConnection):
+    """One browser, from the end of its handshake to the close.
+
+    Args:
+        opening: its handshake; the answer has been sent.
+        early: what came behind the request.
+    """
+
+    __slots__ = ("_early", "_reader")
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: str,
+        manager: RoomManager,
+        gate: Gate[Session] | None = None,
+        *,
+        opening: Opening,
+        early: bytes = b"",
+        is_loopback: bool = False,
+    ) -> None:
+        super().__init__(sock, address, manager, gate, is_loopback=is_loopback, form=WEBSOCKET)
+        self._early = early
+        self._reader = MessageReader(opening.frames, self._decoder, self._limits, self._reply)
+
+    def _reply(self, data: bytes, now: float) -> None:
+        self._outbox.put_control_encoded(data, now)
+
+    async def _read(self) -> Code | None:
+        try:
+            await self._read_messages()
+        except RemoteProtocolError as broken:
+            return self._note_offence(broken)
+        except PeerClosed:
+            return Code.BYE
+        return None
+
+    async def _read_messages(self) -> None:
+        """Read and carry out until one side has closed."""
+        sock = self._socket
+        data, self._early = self._early, b""
+        is_full = False
+        while True:
+            if data and not await self._receive(data):
+                return
+            # While it waits, an idle connection must not pin what it read last.
+            del data
+            try:
+                if not is_full:
+                    await trio.lowlevel.wait_readable(sock)
+                data = sock.recv(_READ_BYTES)
+            except BlockingIOError:
+                is_full = False
+                data = b""
+                continue
+            except (OSError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            # After a full read there is more: no need to ask the kernel.
+            is_full = len(data) == _READ_BYTES
+
+    async def _receive(self, data: bytes) -> bool:
+        """Carry out what was read; False when nothing more is to be read."""
+        now = trio.current_time()
+        self.session.last_received = now
+        reader = self._reader
+        reader.feed(data)
+        del data
+        while True:
+            items: list[Run | ControlFrame] = []
+            offence: RemoteProtocolError | None = None
+            may_have_more = False
+            try:
+                may_have_more = reader.take(items, now)
+            except RemoteProtocolError as broken:
+                offence = broken
+            await self._carry_out(items, now)
+            if offence is not None:
+                raise offence
+            if self._outbox.closed or reader.ended:
+                return False
+            if not may_have_more:
+                return True
+            await trio.lowlevel.checkpoint()
