@@ -1,0 +1,1 @@
+"""File transfer between accounts: protocol.md, Annex B."""
