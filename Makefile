@@ -92,7 +92,7 @@ $(BENCH_VENV)/.installed: pyproject.toml tools/make-venv
 
 debian-test:
 	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \
-	    node=nodejs npm=npm
+	    node=nodejs npm=npm etcd=etcd-server
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \
