@@ -22,6 +22,15 @@ async def test_a_live_id_is_not_given_out_again() -> None:
     assert await directory.add_room(record(ROOM + 1))
 
 
+async def test_a_live_room_is_found() -> None:
+    directory = MemoryDirectory()
+    assert await directory.find_room(ROOM) is None
+    await directory.add_room(record())
+    assert await directory.find_room(ROOM) == record()
+    await directory.remove_room(ROOM)
+    assert await directory.find_room(ROOM) is None
+
+
 async def test_an_ended_id_is_not_given_out_again() -> None:
     directory = MemoryDirectory()
     await directory.add_room(record())

@@ -31,6 +31,9 @@ class Directory(Protocol):
     async def add_room(self, record: RoomRecord) -> bool:
         """Record a new room; False when its id is live or has been in use."""
 
+    async def find_room(self, room: int) -> RoomRecord | None:
+        """Return a live room's record."""
+
     async def update_room(self, record: RoomRecord) -> None:
         """Replace the record of a live room."""
 
@@ -55,6 +58,9 @@ class MemoryDirectory:
             return False
         self._live[record.room] = record
         return True
+
+    async def find_room(self, room: int) -> RoomRecord | None:
+        return self._live.get(room)
 
     async def update_room(self, record: RoomRecord) -> None:
         if record.room in self._live:
