@@ -14,6 +14,7 @@ import attrs
 import pytest
 import trio
 
+from tests.due import due
 from tests.net.rawclient import RawClient, frame, to_bytes
 from tests.net.running import Running, running_server
 from tim_trio.limits import MIB, Limits
@@ -84,26 +85,6 @@ class Publisher:
 
     def of(self, track: int) -> list[StreamFrame]:
         return [each for each in self.pushed if each.track == track]
-
-
-def newest(frames: list[StreamFrame], flag: int) -> StreamFrame | None:
-    return next((each for each in reversed(frames) if each.flags & flag), None)
-
-
-def due(
-    frames: list[StreamFrame], start: StartFrom, last_seq: int, state: int
-) -> list[StreamFrame]:
-    """Return what a joiner must get of a track that stood at ``last_seq`` then."""
-    before, after = frames[: last_seq + 1], frames[last_seq + 1 :]
-    key = newest(before, _KEY)
-    assert bool(state & TrackState.KEYED) == (key is not None)
-    assert bool(state & TrackState.INIT) == (newest(before, _INIT) is not None)
-    assert bool(state & TrackState.CACHED_GROUP) == (key is not None and start is StartFrom.GROUP)
-    if key is None or start is StartFrom.LIVE:
-        init = newest(before, _INIT)
-        return ([] if init is None else [init]) + after
-    init = None if key.is_init else newest(before[: key.seq], _INIT)
-    return ([] if init is None else [init]) + frames[key.seq :]
 
 
 async def join(client: RawClient, room: int, start: StartFrom, tracks: int) -> list[object]:
