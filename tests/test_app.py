@@ -18,6 +18,7 @@ import attrs
 import pytest
 import trio
 
+from tests.net.certificates import Certificates, TlsClient
 from tests.net.rawclient import DEADLINE_S, RawClient, bye, frame
 from tests.net.running import eventually
 from tim_trio.errors import Code
@@ -59,8 +60,8 @@ class Process:
             while self.output.count(b"\n") < listeners:
                 await self._printed.wait()
         lines = self.output.decode().splitlines()
-        assert all(line.startswith("listening tcp ") for line in lines)
-        return [line.removeprefix("listening tcp ") for line in lines]
+        assert all(re.match("listening (tcp|tls) ", line) for line in lines)
+        return [line.split(" ", 2)[2] for line in lines]
 
     async def port(self) -> int:
         (address,) = await self.listening()
@@ -228,6 +229,54 @@ async def test_two_listeners() -> None:
         client.close()
         server.process.terminate()
         assert await server.wait() == 0
+
+
+async def test_tls_beside_plain(tmp_path: Path) -> None:
+    made = Certificates(tmp_path)
+    async with server_process(
+        tls=["127.0.0.1:0"], tls_cert=str(made.certificate), tls_key=str(made.key)
+    ) as server:
+        plain, tls = (int(each.rpartition(":")[2]) for each in await server.listening(2))
+        assert server.output.decode() == (
+            f"listening tcp 127.0.0.1:{plain}\nlistening tls 127.0.0.1:{tls}\n"
+        )
+        (await _connect(plain)).close()
+        client = await TlsClient.connect_tls(tls, made.client_context())
+        await client.greet()
+        server.process.terminate()
+        (away,) = [one for one in [await client.next()] if isinstance(one, messages.GoAway)]
+        assert away.reason == messages.GoAwayReason.STOPPING
+        client.close()
+        assert await server.wait() == 0
+    assert b"Traceback" not in server.errors
+
+
+async def test_a_bad_certificate_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    made = Certificates(tmp_path)
+    made.key.write_text("no key")
+    async with server_process(
+        tls=["127.0.0.1:0"], tls_cert=str(made.certificate), tls_key=str(made.key)
+    ) as server:
+        assert await server.wait() == 1
+    assert server.errors.decode() == (
+        f"error: {made.certificate} and {made.key} do not hold a certificate and its key, "
+        "in PEM form\n"
+    )
+    assert not server.output
+
+
+async def test_a_tls_port_in_use_is_one_line(tmp_path: Path) -> None:
+    made = Certificates(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with server_process(
+            tls=[f"127.0.0.1:{port}"], tls_cert=str(made.certificate), tls_key=str(made.key)
+        ) as server:
+            assert await server.wait() == 1
+        assert server.errors.decode() == (
+            f"error: cannot listen on 127.0.0.1:{port}: "
+            "the port is in use; choose another with --tls HOST:PORT\n"
+        )
 
 
 async def test_a_port_in_use_is_one_line_and_exit_code_1() -> None:

@@ -118,6 +118,20 @@ def test_wrong_usage_is_one_line(
         (["--tcp", "nonsense"], '"nonsense" is not HOST:PORT'),
         (["--tcp", "0.0.0.0:0"], "not a loopback address"),
         (["--set", "limits.max_room=1"], "did you mean"),
+        (["--tls", "127.0.0.1:0"], "tls_cert: listening with TLS needs a certificate"),
+        (["--tls", "127.0.0.1:0", "--tls-cert", "c"], "tls_key: listening with TLS needs"),
+        (
+            ["--tls", "0.0.0.0:0", "--tls-cert", "c", "--tls-key", "k"],
+            "tls: 0.0.0.0:0 is not a loopback address",
+        ),
+        (
+            ["--tls", "127.0.0.1:0", "--tls-cert", "/nonexistent/c", "--tls-key", "k"],
+            "cannot read /nonexistent/c: No such file",
+        ),
+        (
+            ["room", "list", "--server", "tims://localhost:1", "--tls-ca", "/nonexistent/ca"],
+            "cannot read /nonexistent/ca: No such file",
+        ),
         (["--config", "/nonexistent"], "cannot read /nonexistent"),
     ],
 )

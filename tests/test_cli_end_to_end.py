@@ -16,6 +16,8 @@ from typing import IO
 
 import pytest
 
+from tests.net.certificates import Certificates
+
 COMMAND = [sys.executable, "-m", "tim_trio"]
 DEADLINE_S = 30
 
@@ -145,6 +147,36 @@ def test_a_file_reaches_every_watcher_identical(command_line: CommandLine, tmp_p
     assert not list(tmp_path.glob("*.part"))
     # Who comes after the end is told so at once.
     assert command_line.run("watch", room)[:2] == (0, "")
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    made = Certificates(tmp_path)
+    data = random.Random(2).randbytes(1_000_000)
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    files = ["--tls-cert", str(made.certificate), "--tls-key", str(made.key)]
+    with subprocess.Popen(
+        [*COMMAND, "--set", "tcp=", "--tls", "localhost:0", *files],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            kind, where = server.stdout.readline().decode().split()[1:]
+            assert kind == "tls"
+            line = CommandLine(environment(f"tims://{where}"))
+            code, _, err = line.run("room", "list")
+            assert code == 1
+            assert re.fullmatch(r"error: the certificate of tims://\S+ is not accepted: .*\n", err)
+            line.env["TIM_TRIO_TLS_CA"] = str(made.authority)
+            push = line.start("push", source, "--wait-subscribers", 1)
+            watch = line.start("watch", read_line(push))
+            assert finish(watch)[:2] == (0, data)
+            assert finish(push)[0] == 0
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(DEADLINE_S) == 0
+        finally:
+            server.kill()
 
 
 def test_live_input_is_passed_on_at_once(command_line: CommandLine) -> None:

@@ -205,9 +205,8 @@ def test_unknown_flag() -> None:
             "node_name = 1",
             "node_name must be 1 to 64 letters, digits, dots, dashes or underscores, not 1",
         ),
-        ("tcp = []", "tcp must be a list of at least one HOST:PORT"),
-        ("tcp = [7600]", "tcp must be a list of at least one HOST:PORT"),
-        ("tcp = 7600", "tcp must be a list of at least one HOST:PORT"),
+        ("tcp = [7600]", "tcp must be a list of HOST:PORT"),
+        ("tcp = 7600", "tcp must be a list of HOST:PORT"),
         ('tcp = ["localhost"]', 'tcp: "localhost" is not HOST:PORT'),
         ("limits = 1", "limits is a table: write [limits]"),
     ],
@@ -242,6 +241,24 @@ def test_a_bad_value_is_an_error_even_where_a_stronger_source_replaces_it(tmp_pa
 def test_frames_must_fit_the_backlog(tmp_path: Path) -> None:
     assert complaint("[limits]\nbacklog_bytes = 500_000", tmp_path=tmp_path) == (
         "limits.max_frame_bytes (1048576) must be at most backlog_bytes (500000)"
+    )
+
+
+def test_there_must_be_something_to_listen_on(tmp_path: Path) -> None:
+    assert complaint("tcp = []\nweb = []", tmp_path=tmp_path) == (
+        "tcp, tls and web are all empty: there is nothing to listen on"
+    )
+    text = 'tcp = []\ntls = ["127.0.0.1:0"]\ntls_cert = "c"\ntls_key = "k"'
+    assert load(text, tmp_path=tmp_path).tcp == ()
+    overrides = {"tcp": "", "tls": "127.0.0.1:0", "tls_cert": "c", "tls_key": "k"}
+    assert load(overrides=overrides).tcp == ()
+
+
+@pytest.mark.parametrize("given, missing", [("key", "cert"), ("cert", "key")])
+def test_tls_needs_a_certificate_and_its_key(given: str, missing: str) -> None:
+    overrides = {"tls": ["127.0.0.1:0"], f"tls_{given}": "file"}
+    assert complaint(overrides=overrides) == (
+        f"tls_{missing}: listening with TLS needs a certificate and its key"
     )
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         SourceRevoked,
         StreamOver,
         Subscription,
+        TlsFailed,
         connect,
         open_client,
     )
@@ -92,6 +93,7 @@ __all__ = [
     "StreamOver",
     "Subscription",
     "TimError",
+    "TlsFailed",
     "__version__",
     "connect",
     "open_client",

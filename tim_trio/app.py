@@ -9,8 +9,10 @@ import contextlib
 import gc
 import resource
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -18,12 +20,13 @@ import trio
 from tim_trio.accounts.configured import Accounts, open_accounts
 from tim_trio.accounts.schema import StoreError
 from tim_trio.accounts.tokens import KeyFileError
-from tim_trio.config import ServerConfig
+from tim_trio.config import Address, ServerConfig
 from tim_trio.log import get_logger, setup_logging
 from tim_trio.net.listening import ListenError, describe, open_listeners
 from tim_trio.net.metrics import TokenFileError, read_token
 from tim_trio.net.origin import OriginPolicy
 from tim_trio.net.server import Server
+from tim_trio.net.tls import ServerTls, TlsFileError
 from tim_trio.net.web import WebPort
 from tim_trio.web import load_files
 
@@ -42,7 +45,7 @@ def run_server(config: ServerConfig) -> int:
     tame_garbage_collector()
     try:
         trio.run(_main, config)
-    except (ListenError, StoreError, KeyFileError, TokenFileError) as error:
+    except (ListenError, StoreError, KeyFileError, TlsFileError, TokenFileError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -80,29 +83,37 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> None:
         drain_timeout_s=config.drain_timeout_s,
         authenticator=accounts.authenticator,
         relations=accounts.relations,
+        tls=ServerTls(Path(config.tls_cert), Path(config.tls_key)) if config.tls else None,
     )
     # Opened before any nursery, so that a ListenError arrives bare.
-    listeners = [
-        sock for address in config.tcp for sock in open_listeners(address.host, address.port)
-    ]
-    web_listeners = [
-        sock
-        for address in config.web
-        for sock in open_listeners(address.host, address.port, option="--web")
-    ]
+    listeners = _open_listeners(config.tcp, "--tcp")
+    tls_listeners = _open_listeners(config.tls, "--tls")
+    web_listeners = _open_listeners(config.web, "--web")
     web = _web_port(config, server)
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGUSR1) as questions,
     ):
         async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve, listeners)
+            await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
             await nursery.start(web.serve, web_listeners)
-            for kind, opened in (("tcp", listeners), ("web", web_listeners)):
+            for kind, opened in (
+                ("tcp", listeners),
+                ("tls", tls_listeners),
+                ("web", web_listeners),
+            ):
                 for listener in opened:
                     print(f"listening {kind} {describe(listener)}", flush=True)
             nursery.start_soon(_tell_on_signal, server, questions)
             nursery.start_soon(_stop_on_signal, server, signals, nursery.cancel_scope)
+
+
+def _open_listeners(addresses: Iterable[Address], option: str) -> list[socket.socket]:
+    return [
+        sock
+        for address in addresses
+        for sock in open_listeners(address.host, address.port, option=option)
+    ]
 
 
 async def _tell_on_signal(server: Server, questions: AsyncIterator[int]) -> None:

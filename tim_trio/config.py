@@ -30,7 +30,9 @@ from tim_trio.limits import Limits
 ENV_PREFIX = "TIM_TRIO_"
 CONFIG_VARIABLE = "TIM_TRIO_CONFIG"
 # Read by the command line, not keys of the server.
-_OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "TIM_TRIO_SERVER", "TIM_TRIO_ACCOUNT"})
+_OTHER_VARIABLES = frozenset(
+    {CONFIG_VARIABLE, "TIM_TRIO_SERVER", "TIM_TRIO_ACCOUNT", "TIM_TRIO_TLS_CA"}
+)
 
 DEFAULT_PORT = 7600
 DEFAULT_WEB_PORT = 7680
@@ -87,8 +89,10 @@ class Address:
 def _parse_addresses(value: object) -> tuple[Address, ...]:
     if isinstance(value, str):
         value = value.split(",")
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError("must be a list of at least one HOST:PORT")
+    if value == [""]:
+        value = ()
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list of HOST:PORT")
     addresses = []
     for item in value:
         if isinstance(item, Address):
@@ -96,7 +100,7 @@ def _parse_addresses(value: object) -> tuple[Address, ...]:
         elif isinstance(item, str):
             addresses.append(Address.parse(item))
         else:
-            raise ValueError("must be a list of at least one HOST:PORT")
+            raise ValueError("must be a list of HOST:PORT")
     return tuple(addresses)
 
 
@@ -149,7 +153,18 @@ class ServerConfig:
     tcp: Annotated[tuple[Address, ...], PlainValidator(_parse_addresses)] = _key(
         (Address("127.0.0.1", DEFAULT_PORT),),
         "addresses to listen on, each HOST:PORT or [IPV6]:PORT; port 0 takes a free one; "
-        "loopback by default, because open auth lets anyone in",
+        "loopback by default, because open auth lets anyone in; may be empty",
+    )
+    tls: Annotated[tuple[Address, ...], PlainValidator(_parse_addresses)] = _key(
+        (), "addresses to listen on with TLS (tims://), written likewise; none by default"
+    )
+    tls_cert: str = _key(
+        "",
+        "the file with the certificate for tls, and the chain behind it, in PEM form; read "
+        "again when it changes",
+    )
+    tls_key: str = _key(
+        "", "the file with the certificate's private key, in PEM form, without a passphrase"
     )
     web: Annotated[tuple[Address, ...], PlainValidator(_parse_web_addresses)] = _key(
         (Address("127.0.0.1", DEFAULT_WEB_PORT),),
@@ -444,9 +459,16 @@ def _build(values: Mapping[str, object]) -> ServerConfig:
         raise ConfigError(
             'token_key_file: auth = "token" needs the file with the secret or the public key'
         )
+    if not (config.tcp or config.tls or config.web):
+        raise ConfigError("tcp, tls and web are all empty: there is nothing to listen on")
+    if config.tls and not (config.tls_cert and config.tls_key):
+        missing = "tls_cert" if not config.tls_cert else "tls_key"
+        raise ConfigError(f"{missing}: listening with TLS needs a certificate and its key")
     anyone_may_enter = config.auth == "open"
     if anyone_may_enter and not config.insecure_open:
-        listeners = [("tcp", each) for each in config.tcp] + [("web", each) for each in config.web]
+        listeners = [
+            (kind, address) for kind in ("tcp", "tls", "web") for address in getattr(config, kind)
+        ]
         for kind, address in listeners:
             if not address.is_loopback:
                 raise ConfigError(

@@ -139,8 +139,11 @@ class RawClient:
         """Send bytes as they are."""
         view = memoryview(data)
         with trio.fail_after(DEADLINE_S):
-            while view:
-                view = view[await self._socket.send(view) :]
+            await self._write(view)
+
+    async def _write(self, view: memoryview) -> None:
+        while view:
+            view = view[await self._socket.send(view) :]
 
     async def finish(self) -> None:
         """Send FIN and go on reading."""
@@ -164,7 +167,7 @@ class RawClient:
         while not self._items:
             with trio.fail_after(DEADLINE_S):
                 try:
-                    data = await self._socket.recv(65536)
+                    data = await self._read()
                 except ConnectionError:
                     self.was_reset = True
                     return None
@@ -172,6 +175,9 @@ class RawClient:
                 return None
             self._items.extend(self._decoder.feed(self.unwrap(data)))
         return self._items.popleft()
+
+    async def _read(self) -> bytes:
+        return await self._socket.recv(65536)
 
     async def next(self) -> object | None:
         """Return the next stream frame or message, None at the end."""
@@ -214,6 +220,17 @@ class RawClient:
         while (item := await self.next()) is not None:
             items.append(item)
         return items
+
+    async def rest_raw(self) -> bytes:
+        """Return all bytes up to the end, however TCP ends."""
+        got = b""
+        with trio.fail_after(DEADLINE_S):
+            try:
+                while data := await self._socket.recv(65536):
+                    got += data
+            except ConnectionError:
+                self.was_reset = True
+        return got
 
     async def expect_close(self, code: Code) -> list[object]:
         """Read to the end: a CLOSE with this code must be the last frame.

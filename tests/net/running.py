@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
 import trio.testing
 
+from tests.net.certificates import Certificates, TlsClient
 from tests.net.rawclient import DEADLINE_S, RawClient, frame
 from tests.net.wsclient import WsClient
 from tim_trio.core.accounts import Authenticator, OpenAuthenticator
@@ -55,6 +58,8 @@ class Running:
     port: int
     web: WebPort
     web_port: int
+    tls_port: int = 0
+    certificates: Certificates | None = None
     _clients: list[RawClient] = attrs.Factory(list)
 
     @property
@@ -75,6 +80,27 @@ class Running:
         """Return a client, signed in unless ``account`` is None. Closed with the server."""
         client = await RawClient.connect(
             self.port, come_from=come_from, receive_buffer=receive_buffer
+        )
+        self._clients.append(client)
+        if account is not None:
+            await client.greet(account)
+        return client
+
+    async def connect_tls(
+        self,
+        account: str | None = "alice",
+        *,
+        come_from: str = "127.0.0.1",
+        receive_buffer: int | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> TlsClient:
+        """As `connect`, over TLS."""
+        assert self.certificates is not None
+        client = await TlsClient.connect_tls(
+            self.tls_port,
+            context or self.certificates.client_context(),
+            come_from=come_from,
+            receive_buffer=receive_buffer,
         )
         self._clients.append(client)
         if account is not None:
@@ -139,6 +165,7 @@ async def running_server(
     files: Mapping[str, bytes] | None = None,
     policy: OriginPolicy | None = None,
     metrics_token: bytes = b"",
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[Running]:
     """Serve on a free port of loopback; afterwards look for leaks.
 
@@ -150,23 +177,33 @@ async def running_server(
         send_buffer: SO_SNDBUF of accepted connections.
         authenticator: open mode without one.
         files, policy, metrics_token: of the web port.
+        certificates: serve TLS too, on a port of its own.
     """
     descriptors = open_descriptors()
     server = Server(
         limits or Limits(),
         drain_timeout_s=drain_timeout_s,
         authenticator=authenticator or OpenAuthenticator(),
+        tls=None if certificates is None else certificates.server_tls(),
     )
     listeners = open_listeners("127.0.0.1", 0)
     web_listeners = open_listeners("127.0.0.1", 0)
+    tls_listeners = open_listeners("127.0.0.1", 0)
     if send_buffer is not None:
-        for listener in (*listeners, *web_listeners):  # accepted sockets inherit it
+        for listener in (*listeners, *tls_listeners, *web_listeners):  # accepted sockets inherit it
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     web = WebPort(server, files or {}, policy or OriginPolicy(), metrics_token)
-    running = Running(server, listeners[0].getsockname()[1], web, web_listeners[0].getsockname()[1])
+    running = Running(
+        server,
+        listeners[0].getsockname()[1],
+        web,
+        web_listeners[0].getsockname()[1],
+        tls_listeners[0].getsockname()[1],
+        certificates,
+    )
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve, listeners)
+            await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
             await nursery.start(web.serve, web_listeners)
             await trio.testing.wait_all_tasks_blocked()
             tasks = living_tasks()

@@ -202,17 +202,19 @@ async def test_a_room_that_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, host, port",
+    "text, address",
     [
-        ("tim://example.org:7601", "example.org", 7601),
-        ("tim://example.org", "example.org", 7600),
-        ("tim://[::1]:5/", "::1", 5),
-        ("tim://127.0.0.1:65535", "127.0.0.1", 65535),
+        ("tim://example.org:7601", Address("example.org", 7601)),
+        ("tim://example.org", Address("example.org", 7600)),
+        ("tim://[::1]:5/", Address("::1", 5)),
+        ("tim://127.0.0.1:65535", Address("127.0.0.1", 65535)),
+        ("tims://example.org", Address("example.org", 7600, tls=True)),
+        ("tims://[::1]:5", Address("::1", 5, tls=True)),
     ],
 )
-def test_addresses(text: str, host: str, port: int) -> None:
-    assert parse_address(text) == Address(host, port)
-    assert parse_address(str(parse_address(text))) == Address(host, port)
+def test_addresses(text: str, address: Address) -> None:
+    assert parse_address(text) == address
+    assert parse_address(str(address)) == address
 
 
 @pytest.mark.parametrize(
@@ -222,7 +224,7 @@ def test_addresses(text: str, host: str, port: int) -> None:
         "127.0.0.1:7600",
         "tim://",
         "tim://:7600",
-        "tims://host:1",
+        "timss://host:1",
         "http://host:1",
         "tim://host:70000",
         "tim://host:x",

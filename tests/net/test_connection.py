@@ -64,6 +64,7 @@ class Rig:
         self, *, send_buffer: int | None = None, receive_buffer: int | None = None
     ) -> tuple[TcpConnection, RawClient]:
         theirs, ours = tcp_pair(send_buffer=send_buffer, receive_buffer=receive_buffer)
+        configure_socket(theirs)
         connection = TcpConnection(theirs, "127.0.0.1", self.manager)
         client = RawClient(ours)
         self.clients.append(client)

@@ -673,7 +673,7 @@ async def test_a_socket_that_is_dead_on_arrival(monkeypatch: pytest.MonkeyPatch)
     async with running_server() as running:
         before = await running.connect()
         with monkeypatch.context() as patch:
-            patch.setattr("tim_trio.net.connection.configure_socket", fail)
+            patch.setattr("tim_trio.net.server.configure_socket", fail)
             dead = await running.connect(None)
             assert await dead.next() is None
         assert running.node.closes == {"lost": 1}

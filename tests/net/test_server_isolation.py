@@ -92,6 +92,7 @@ async def _stalled(running: Running, room: int) -> RawClient:
     stalled = await running.connect("stalled", receive_buffer=4096)
     for connection in running.server.connections:
         if connection.session.account == "stalled":
+            assert isinstance(connection._socket, socket.socket)
             connection._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     await stalled.subscribe(room)
     return stalled

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final
 
+import attrs
 import click
 
+from tim_trio.net.client import Bounds, Client, connect
 from tim_trio.net.client.address import DEFAULT_PORT, parse_address
 from tim_trio.protocol.messages import is_account_name
 from tim_trio.protocol.room_ids import parse_room_id
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 _BINARY_UNITS: Final = {"k": 1024, "m": 1024**2, "g": 1024**3}
@@ -29,7 +32,7 @@ def room_id(text: str) -> str:
 
 
 def server_address(text: str) -> str:
-    """Check ``tim://HOST:PORT``."""
+    """Check ``tim://HOST:PORT`` or ``tims://HOST:PORT``."""
     try:
         return str(parse_address(text))
     except ValueError as error:
@@ -71,9 +74,44 @@ def _or_login_name(_ctx: click.Context, _param: click.Parameter, account: str | 
         raise click.BadParameter("this user has no login name: give one") from None
 
 
-def server_options(command: F) -> F:
-    """Add ``--server`` and ``--account``."""
+@attrs.frozen(kw_only=True)
+class Login:
+    """Which server, as whom, and whom to trust for it."""
+
+    server: str
+    account: str
+    tls_ca: Path | None
+
+    def connect(
+        self, *, reconnect: bool = True, bounds: Bounds | None = None
+    ) -> AbstractAsyncContextManager[Client]:
+        """As `tim_trio.connect`."""
+        return connect(
+            self.server,
+            account=self.account,
+            tls_ca=self.tls_ca,
+            reconnect=reconnect,
+            bounds=bounds,
+        )
+
+
+def server_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Add ``--server``, ``--account`` and ``--tls-ca``; the command gets them as ``login``."""
+
+    @functools.wraps(command)
+    def with_login(*, server: str, account: str, tls_ca: Path | None, **others: object) -> int:
+        return command(login=Login(server=server, account=account, tls_ca=tls_ca), **others)
+
+    decorated: Callable[..., int] = with_login
     for option in (
+        click.option(
+            "--tls-ca",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar="TIM_TRIO_TLS_CA",
+            show_envvar=True,
+            metavar="FILE",
+            help="Whom to trust for tims://, PEM.  [default: the system's authorities]",
+        ),
         click.option(
             "--account",
             type=account_name,
@@ -91,11 +129,11 @@ def server_options(command: F) -> F:
             show_default=True,
             show_envvar=True,
             metavar="tim://HOST:PORT",
-            help="The server.",
+            help="The server; tims://HOST:PORT for TLS.",
         ),
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 reconnect_option = click.option(

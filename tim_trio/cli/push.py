@@ -13,6 +13,7 @@ import click
 import trio
 
 from tim_trio.cli.options import (
+    Login,
     byte_count,
     byte_rate,
     quiet_option,
@@ -23,7 +24,7 @@ from tim_trio.cli.options import (
 from tim_trio.cli.progress import Progress
 from tim_trio.cli.runner import run
 from tim_trio.cli.token import read_token
-from tim_trio.net.client import Bounds, Client, Source, connect
+from tim_trio.net.client import Bounds, Client, Source
 from tim_trio.net.client.client import Mode
 
 #: A pipe gives what it holds at once, so this does not delay live input.
@@ -90,8 +91,7 @@ def push(
     frame_bytes: int,
     token_path: Path | None,
     reconnect_for_s: float,
-    server: str,
-    account: str,
+    login: Login,
     quiet: bool,
 ) -> int:
     """Push SOURCE, a file or - for standard input, into ROOM.
@@ -119,9 +119,7 @@ def push(
 
     async def command() -> int:
         bounds = Bounds(reconnect_for_s=reconnect_for_s)
-        async with connect(
-            server, account=account, reconnect=reconnect_for_s > 0, bounds=bounds
-        ) as client:
+        async with login.connect(reconnect=reconnect_for_s > 0, bounds=bounds) as client:
             nonlocal room
             if room is None:
                 room = await client.register_room(mode=mode or "live")
@@ -142,10 +140,10 @@ def push(
         return 0
 
     denied = (
-        f"account {account} may not push to room {room}; its creator allows it with "
-        f"`tim_trio room grant {room} {account}`"
+        f"account {login.account} may not push to room {room}; its creator allows it with "
+        f"`tim_trio room grant {room} {login.account}`"
         if room
-        else f"account {account} may not register rooms"
+        else f"account {login.account} may not register rooms"
     )
     try:
         return run(command, room=room, denied=denied)

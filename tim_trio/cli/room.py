@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import click
 
-from tim_trio.cli.options import account_name, room_id, server_options
+from tim_trio.cli.options import Login, account_name, room_id, server_options
 from tim_trio.cli.progress import format_bytes
 from tim_trio.cli.runner import run
-from tim_trio.net.client import Client, connect
+from tim_trio.net.client import Client
 from tim_trio.net.client.client import Mode
 from tim_trio.protocol.messages import Role, RoomInfo, SourceInfo
 from tim_trio.protocol.room_ids import format_room_id
@@ -22,15 +22,14 @@ def room() -> None:
 
 
 def _run(
-    server: str,
-    account: str,
+    login: Login,
     act: Callable[[Client], Awaitable[None]],
     *,
     room: str | None = None,
     denied: str = "",
 ) -> int:
     async def command() -> int:
-        async with connect(server, account=account) as client:
+        async with login.connect() as client:
             await act(client)
         return 0
 
@@ -65,7 +64,7 @@ def _creator_only(room: str) -> str:
     help="The room ends after so long without data; 0 for the server's default.",
 )
 @server_options
-def register(mode: Mode, gather_ms: int, idle_timeout_s: int, server: str, account: str) -> int:
+def register(mode: Mode, gather_ms: int, idle_timeout_s: int, login: Login) -> int:
     """Register a room and print its id."""
 
     async def act(client: Client) -> None:
@@ -75,17 +74,16 @@ def register(mode: Mode, gather_ms: int, idle_timeout_s: int, server: str, accou
             )
         )
 
-    return _run(server, account, act, denied=f"account {account} may not register rooms")
+    return _run(login, act, denied=f"account {login.account} may not register rooms")
 
 
 @room.command()
 @click.argument("room", type=room_id)
 @server_options
-def remove(room: str, server: str, account: str) -> int:
+def remove(room: str, login: Login) -> int:
     """End ROOM for everyone in it."""
     return _run(
-        server,
-        account,
+        login,
         lambda client: client.remove_room(room),
         room=room,
         denied=_creator_only(room),
@@ -96,11 +94,10 @@ def remove(room: str, server: str, account: str) -> int:
 @click.argument("room", type=room_id)
 @click.argument("name", type=account_name)
 @server_options
-def grant(room: str, name: str, server: str, account: str) -> int:
+def grant(room: str, name: str, login: Login) -> int:
     """Let the account NAME push to ROOM."""
     return _run(
-        server,
-        account,
+        login,
         lambda client: client.grant(room, name),
         room=room,
         denied=_creator_only(room),
@@ -111,11 +108,10 @@ def grant(room: str, name: str, server: str, account: str) -> int:
 @click.argument("room", type=room_id)
 @click.argument("name", type=account_name)
 @server_options
-def revoke(room: str, name: str, server: str, account: str) -> int:
+def revoke(room: str, name: str, login: Login) -> int:
     """Take the right to push to ROOM from the account NAME, at once."""
     return _run(
-        server,
-        account,
+        login,
         lambda client: client.revoke(room, name),
         room=room,
         denied=_creator_only(room),
@@ -125,19 +121,19 @@ def revoke(room: str, name: str, server: str, account: str) -> int:
 @room.command()
 @click.argument("room", type=room_id)
 @server_options
-def info(room: str, server: str, account: str) -> int:
+def info(room: str, login: Login) -> int:
     """Print what the server knows of ROOM."""
 
     async def act(client: Client) -> None:
         click.echo(_describe(await client.room_info(room)))
 
-    return _run(server, account, act, room=room)
+    return _run(login, act, room=room)
 
 
 @room.command("list")
 @click.option("--all", "all_rooms", is_flag=True, help="Every room, for operators.")
 @server_options
-def list_(all_rooms: bool, server: str, account: str) -> int:
+def list_(all_rooms: bool, login: Login) -> int:
     """Print the rooms that are yours or that you may push to."""
 
     async def act(client: Client) -> None:
@@ -149,7 +145,7 @@ def list_(all_rooms: bool, server: str, account: str) -> int:
                 f"{_role(entry.role):8}  {entry.viewers:7}  {entry.sources:7}  {entry.creator}"
             )
 
-    return _run(server, account, act, denied="only operators may list every room")
+    return _run(login, act, denied="only operators may list every room")
 
 
 def _role(role: int) -> str:

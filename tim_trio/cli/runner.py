@@ -18,7 +18,7 @@ from tim_trio.errors import (
     RoomError,
     TimError,
 )
-from tim_trio.net.client import ConnectFailed, NotATimServer
+from tim_trio.net.client import ConnectFailed, NotATimServer, TlsFailed
 from tim_trio.net.client.plain_nursery import open_plain_nursery
 
 #: As a shell reports a process that SIGPIPE ended.
@@ -75,6 +75,8 @@ def explain(error: TimError, *, room: str | None = None, denied: str = "") -> st
             return f"the server says: {error.text}; try again later"
         case RoomError():
             return f"the server says: {error.text}"
+        case TlsFailed():
+            return str(error)
         case NotATimServer():
             return f"{error}; is the address right?"
         case ConnectFailed():

@@ -18,6 +18,14 @@ from tim_trio._version import __version__
     help="Listen here instead of 127.0.0.1:7600; port 0 takes a free one. May be repeated.",
 )
 @click.option(
+    "--tls",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Listen here with TLS, beside --tcp; needs --tls-cert and --tls-key. May be repeated.",
+)
+@click.option("--tls-cert", metavar="FILE", help="The certificate and its chain, PEM.")
+@click.option("--tls-key", metavar="FILE", help="The certificate's private key, PEM.")
+@click.option(
     "--web",
     multiple=True,
     metavar="HOST:PORT",
@@ -40,6 +48,9 @@ from tim_trio._version import __version__
 )
 def serve(
     tcp: tuple[str, ...],
+    tls: tuple[str, ...],
+    tls_cert: str | None,
+    tls_key: str | None,
     web: tuple[str, ...],
     no_web: bool,
     file: Path | None,
@@ -47,7 +58,7 @@ def serve(
 ) -> int:
     """Run the server until SIGINT or SIGTERM.
 
-    Prints "listening tcp HOST:PORT", or "listening web HOST:PORT", for each
+    Prints "listening tcp HOST:PORT", or tls or web instead of tcp, for each
     listener once it accepts.
     """
     if web and no_web:
@@ -66,6 +77,13 @@ def serve(
         overrides["tcp"] = list(tcp)
     if web or no_web:
         overrides["web"] = list(web)
+    if tls:
+        overrides["tls"] = list(tls)
+    overrides.update(
+        (name, value)
+        for name, value in (("tls_cert", tls_cert), ("tls_key", tls_key))
+        if value is not None
+    )
     try:
         config = load_config(file=file, env=os.environ, overrides=overrides)
     except ConfigError as error:

@@ -8,13 +8,13 @@ from typing import Final
 import click
 import trio
 
-from tim_trio.cli.options import quiet_option, reconnect_option, room_id, server_options
+from tim_trio.cli.options import Login, quiet_option, reconnect_option, room_id, server_options
 from tim_trio.cli.output import Output, OutputClosed
 from tim_trio.cli.progress import Progress
 from tim_trio.cli.runner import PIPE_CLOSED, run
 from tim_trio.cli.selection import Outcome, Selection
 from tim_trio.errors import NoSuchRoom
-from tim_trio.net.client import Bounds, Item, RoomClosed, Subscription, connect
+from tim_trio.net.client import Bounds, Item, RoomClosed, Subscription
 
 #: Written at once when so much has already come: a thread's hop per frame is dear.
 _WRITE_BYTES: Final = 1024 * 1024
@@ -49,8 +49,7 @@ def watch(
     source: int | None,
     track: int | None,
     reconnect_for_s: float,
-    server: str,
-    account: str,
+    login: Login,
     quiet: bool,
 ) -> int:
     """Write one track of one source in ROOM, in order, until its END.
@@ -74,9 +73,7 @@ def watch(
     async def command() -> int:
         bounds = Bounds(reconnect_for_s=reconnect_for_s)
         async with (
-            connect(
-                server, account=account, reconnect=reconnect_for_s > 0, bounds=bounds
-            ) as client,
+            login.connect(reconnect=reconnect_for_s > 0, bounds=bounds) as client,
             client.subscribe(room) as stream,
         ):
             selection = Selection(stream.mode, source, track)

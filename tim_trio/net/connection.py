@@ -1,8 +1,8 @@
 """One TCP connection of the server: a reader, a writer, and how they end.
 
-Reads and direct writes go to a plain non-blocking socket, since a scheduling
-pass per read or write would cost more than the relaying; only waiting goes
-through Trio.
+Reads and direct writes go to a non-blocking socket, since a scheduling pass
+per read or write would cost more than the relaying; only waiting goes
+through Trio. TLS has the shape of such a socket (`tls_socket`).
 
 Source: DESIGN "The data path"; protocol.md, section 6.
 """
@@ -10,6 +10,7 @@ Source: DESIGN "The data path"; protocol.md, section 6.
 from __future__ import annotations
 
 import socket
+import ssl
 from typing import Final
 
 import trio
@@ -19,9 +20,12 @@ from tim_trio.core.form import Form
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.session import PeerClosed, Session, new_decoder
-from tim_trio.errors import Code, RemoteProtocolError
+from tim_trio.errors import Code, RemoteProtocolError, is_retryable
 from tim_trio.log import get_logger
+from tim_trio.net.byte_socket import ByteSocket
+from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.protocol.decoder import ControlFrame
+from tim_trio.protocol.messages import Close, encode
 from tim_trio.protocol.runs import Run
 
 READ_BYTES: Final = 256 * 1024
@@ -40,6 +44,17 @@ _NOTSENT_LOWAT: Final = 16 * 1024
 
 Address = str
 
+#: A HELLO's first byte; TLS never begins with it.
+_PLAIN: Final = b"\0"
+_PLAIN_REFUSED: Final = encode(
+    Close(
+        code=Code.UNSUPPORTED_VERSION,
+        retry=is_retryable(Code.UNSUPPORTED_VERSION),
+        retry_after_ms=0,
+        text="this port speaks TLS",
+    )
+)
+
 _log = get_logger("server")
 
 
@@ -55,8 +70,27 @@ def configure_socket(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
 
 
+async def shake_hands(tls: TlsSocket) -> None:
+    """Do TLS's handshake; how long it may take is the caller's to bound.
+
+    Raises:
+        ssl.SSLError: the peer speaks something else, or broke off.
+        OSError: the connection is lost.
+        trio.ClosedResourceError: `trio.lowlevel.notify_closing` was called.
+    """
+    while not tls.shake_hands():
+        if tls.must_write:
+            await trio.lowlevel.wait_writable(tls)
+        else:
+            await trio.lowlevel.wait_readable(tls)
+
+
 class TcpConnection:
     """Owns one accepted socket from the greeting to the close.
+
+    Args:
+        sock: configured; where it is a `TlsSocket` whose handshake is still to
+            be done, that comes first.
 
     Attributes:
         session: the conversation; its ``outbox`` is this connection's.
@@ -69,6 +103,7 @@ class TcpConnection:
         "_nursery",
         "_outbox",
         "_socket",
+        "_tls",
         "accepted_at",
         "address",
         "session",
@@ -76,7 +111,7 @@ class TcpConnection:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: ByteSocket,
         address: Address,
         manager: RoomManager,
         gate: Gate[Session] | None = None,
@@ -84,10 +119,11 @@ class TcpConnection:
         is_loopback: bool = False,
         form: Form | None = None,
     ) -> None:
-        configure_socket(sock)
         self.address = address
         self.accepted_at = trio.current_time()
         self._socket = sock
+        #: Until its handshake is done.
+        self._tls = sock if isinstance(sock, TlsSocket) and not sock.is_ready else None
         self._nursery: trio.Nursery | None = None
         self._outbox = Outbox(
             sock.send,
@@ -118,8 +154,10 @@ class TcpConnection:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 if not self._outbox.closed:
+                    code = None
                     try:
-                        code = await self._read()
+                        if self._tls is None or await self._shake_hands(self._tls):
+                            code = await self._read()
                     except Exception as failure:
                         # Ours, not the peer's: it is told so, and nothing of what.
                         _log.error("internal error", address=self.address, exc_info=failure)
@@ -129,7 +167,7 @@ class TcpConnection:
                     if code is None:
                         self._outbox.close(None, None, now)
                     else:
-                        self.session.close(code, now)
+                        self._say_close(code, now)
                     # The writer sends what is queued and returns; a peer
                     # that does not take it is not waited for.
                     nursery.cancel_scope.deadline = now + self._limits.close_timeout_s
@@ -156,7 +194,7 @@ class TcpConnection:
         if self._outbox.closed:
             return
         now = trio.current_time()
-        self.session.close(code, now)
+        self._say_close(code, now)
         self.session.end(now)
         if self._nursery is not None:
             scope = self._nursery.cancel_scope
@@ -166,6 +204,12 @@ class TcpConnection:
         # writer has the close to send yet, and just waits anew.
         trio.lowlevel.notify_closing(self._socket)
 
+    def _say_close(self, code: Code, now: float) -> None:
+        if self._tls is None:
+            self.session.close(code, now)
+        else:
+            self._outbox.close(None, code, now)  # there are no keys to say it with
+
     def _cancel(self) -> None:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
@@ -173,6 +217,26 @@ class TcpConnection:
     def _start_writer(self) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(self._write)
+
+    async def _shake_hands(self, tls: TlsSocket) -> bool:
+        """Do TLS's handshake; False when there will be none, and nothing more to say."""
+        try:
+            await shake_hands(tls)
+        except ssl.SSLEOFError:
+            return False
+        except ssl.SSLError as error:
+            code = Code.PROTOCOL_ERROR
+            if tls.first_byte == _PLAIN:
+                code = Code.UNSUPPORTED_VERSION
+                tls.send_plain(_PLAIN_REFUSED)
+            # One of OpenSSL's own names, not a text of the peer's.
+            _log.info("tls handshake failed", address=self.address, reason=error.reason)
+            self._outbox.close(None, code, trio.current_time())
+            return False
+        except (OSError, trio.ClosedResourceError):
+            return False
+        self._tls = None
+        return True
 
     async def _read(self) -> Code | None:
         """Read and carry out until the peer ends or breaks the protocol.
@@ -182,7 +246,8 @@ class TcpConnection:
         sock = self._socket
         feed_into = self._decoder.feed_into
         session = self.session
-        reads = 0
+        # As if more was there: what came along with TLS's handshake is.
+        reads = 1
         read_bytes = _SMALL_READ_BYTES
         while True:
             try:

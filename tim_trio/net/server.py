@@ -24,8 +24,11 @@ from tim_trio.core.session import Session
 from tim_trio.errors import Code, code_label
 from tim_trio.limits import Limits
 from tim_trio.log import StormLimiter, get_logger
-from tim_trio.net.connection import TcpConnection
+from tim_trio.net.byte_socket import ByteSocket
+from tim_trio.net.connection import TcpConnection, configure_socket
 from tim_trio.net.listening import accept_all, is_loopback
+from tim_trio.net.tls import ServerTls
+from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.protocol.layout import MAX_GREETING_BYTES
 from tim_trio.protocol.messages import encode_close
 
@@ -47,6 +50,7 @@ class Server:
         drain_timeout_s: how long clients may stay after go-away.
         authenticator: who may come in; served as long as the server is.
         relations: who may reach whom; in this process's memory without one.
+        tls: the certificate, where there are TLS listeners; followed likewise.
     """
 
     limits: Limits
@@ -54,6 +58,7 @@ class Server:
     drain_timeout_s: float = 10.0
     authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
     relations: Relations = attrs.field(factory=MemoryRelations)
+    tls: ServerTls | None = None
     gate: Gate[Session] = attrs.field(init=False)
     node: Node = attrs.field(init=False)
     manager: RoomManager = attrs.field(init=False)
@@ -75,6 +80,7 @@ class Server:
         self,
         listeners: Sequence[socket.socket],
         *,
+        tls_listeners: Sequence[socket.socket] = (),
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept and serve until cancelled or `drain` is through.
@@ -94,11 +100,15 @@ class Server:
                 nursery.start_soon(self._report)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
+                if self.tls is not None:
+                    nursery.start_soon(self.tls.follow)
+                    for listener in tls_listeners:
+                        nursery.start_soon(self._accept, listener, nursery, self.tls)
                 task_status.started()
                 await self._all_gone.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            for listener in listeners:
+            for listener in (*listeners, *tls_listeners):
                 listener.close()
 
     async def drain(self) -> None:
@@ -135,13 +145,19 @@ class Server:
         """New connections are refused."""
         return self._draining
 
-    async def _accept(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+    async def _accept(
+        self, listener: socket.socket, nursery: trio.Nursery, tls: ServerTls | None = None
+    ) -> None:
         def take(sock: socket.socket, address: str) -> None:
             refusal = self.refusal(address)
-            if refusal is not None:
+            if refusal is None:
+                self._admit(sock, address, nursery, tls)
+            elif tls is None:
                 self._refuse(sock, address, refusal)
             else:
-                self._admit(sock, address, nursery)
+                # Saying why would cost a handshake.
+                self.note_refusal(address, refusal)
+                sock.close()
 
         await accept_all(listener, take, self._storms)
 
@@ -183,11 +199,15 @@ class Server:
             if connection.session.member is not None:
                 del self._newcomers[connection]
 
-    def _admit(self, sock: socket.socket, address: str, nursery: trio.Nursery) -> None:
+    def _admit(
+        self, sock: socket.socket, address: str, nursery: trio.Nursery, tls: ServerTls | None
+    ) -> None:
         """Start a connection, which is welcome."""
         try:
+            configure_socket(sock)
+            way: ByteSocket = sock if tls is None else TlsSocket(sock, tls.context)
             connection = TcpConnection(
-                sock, address, self.manager, self.gate, is_loopback=is_loopback(address)
+                way, address, self.manager, self.gate, is_loopback=is_loopback(address)
             )
         except OSError:  # some systems refuse options on a socket that was reset
             sock.close()

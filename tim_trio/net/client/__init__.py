@@ -12,6 +12,7 @@ from tim_trio.net.client.errors import (
     SourceReplaced,
     SourceRevoked,
     StreamOver,
+    TlsFailed,
 )
 from tim_trio.net.client.notices import (
     WHILE_AWAY,
@@ -43,6 +44,7 @@ __all__ = [
     "SourceRevoked",
     "StreamOver",
     "Subscription",
+    "TlsFailed",
     "connect",
     "open_client",
 ]

@@ -9,6 +9,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 import attrs
@@ -27,7 +28,7 @@ from tim_trio.net.client.account_streams import (
 from tim_trio.net.client.address import Address, parse_address
 from tim_trio.net.client.budget import ReceiveBudget
 from tim_trio.net.client.connection import Bounds, Connection, start_connection
-from tim_trio.net.client.dial import dial_tcp
+from tim_trio.net.client.dial import client_context, dial
 from tim_trio.net.client.errors import NotATimServer
 from tim_trio.net.client.feed import Feed, credit_window
 from tim_trio.net.client.line import Line
@@ -582,6 +583,7 @@ async def connect(
     *,
     account: str,
     device: str = "",
+    tls_ca: str | Path | None = None,
     connect_timeout_s: float = 10.0,
     reconnect: bool = True,
     bounds: Bounds | None = None,
@@ -601,9 +603,10 @@ async def connect(
     be none.
 
     Args:
-        address: ``tim://HOST:PORT``.
+        address: ``tim://HOST:PORT``, or ``tims://HOST:PORT`` for TLS.
         account: who we are.
         device: a name for this device in the account's own list.
+        tls_ca: a PEM file with the authorities to trust, instead of the system's.
         connect_timeout_s: for connecting, and again for the greeting.
         reconnect: connect again after a loss, or a close that does not forbid
             it, for `Bounds.reconnect_for_s`. The first connection is tried once.
@@ -611,17 +614,26 @@ async def connect(
 
     Raises:
         ValueError: ``address`` or ``account`` is malformed.
-        ConnectFailed: nobody answers; NotATimServer: someone else does.
+        ConnectFailed: nobody answers; NotATimServer: someone else does;
+            TlsFailed: the server does not prove who it is.
         ConnectionClosed: the server closed, and said why.
         RoomError: the server does not want this account.
     """
     where = parse_address(address)
     _check_account(account)
+    context = None
+    if where.tls:
+        ca = None if tls_ca is None else Path(tls_ca)
+        context = await trio.to_thread.run_sync(client_context, ca)
 
-    async def dial(elsewhere: Address | None) -> trio.abc.Stream:
-        return await dial_tcp(elsewhere or where, connect_timeout_s)
+    async def open_stream(elsewhere: Address | None) -> trio.abc.Stream:
+        to = where
+        if elsewhere is not None:
+            # Where a server sends us we go as we came to it: never without TLS.
+            to = attrs.evolve(elsewhere, tls=where.tls)
+        return await dial(to, connect_timeout_s, context)
 
-    stream = await dial(None)
+    stream = await open_stream(None)
     try:
         async with open_client(
             stream,
@@ -629,7 +641,7 @@ async def connect(
             device=device,
             handshake_timeout_s=connect_timeout_s,
             bounds=bounds,
-            dial=dial if reconnect else None,
+            dial=open_stream if reconnect else None,
         ) as client:
             yield client
     except NotATimServer:

@@ -4,7 +4,8 @@
 
     TimError
     ├── ConnectFailed          no connection could be made
-    │   └── NotATimServer      someone answered, in another language
+    │   ├── NotATimServer      someone answered, in another language
+    │   └── TlsFailed          no TLS there, or not to be trusted
     ├── RequestTimedOut        the server did not answer one request
     └── StreamOver             a source or a subscription has ended
         ├── RoomClosed         the room is gone: reason and text
@@ -39,6 +40,10 @@ class ConnectFailed(TimError):
 
 class NotATimServer(ConnectFailed):
     """Whoever listens there does not speak this protocol."""
+
+
+class TlsFailed(ConnectFailed):
+    """No TLS with this server: it has none, or its certificate does not prove who it is."""
 
 
 class RequestTimedOut(TimError):
