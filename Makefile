@@ -27,7 +27,7 @@ PYTEST_ARGS ?=
 # Rows of the benchmark, as in: make bench ROWS=R1,R2 (all without it)
 ROWS ?=
 
-.PHONY: help run test check soak bench format clean lint debian-test debian-bench
+.PHONY: help run test check soak bench format clean lint debian-check debian-test debian-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ test: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## everythin
 	$(PYTHON) -m coverage report
 	$(PYTHON) -m coverage report --include='tim_trio/protocol/*,tim_trio/core/*' --fail-under=100
 
-check: $(VENV)/.installed-dev ## the part of `make test` that takes less than a minute
+check: debian-check $(VENV)/.installed-dev ## the part of `make test` that takes less than a minute
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON) -m pytest -m "not slow and not soak" --hypothesis-profile=quick $(PYTEST_ARGS)
 
@@ -89,6 +89,9 @@ $(BENCH_VENV)/.installed: pyproject.toml tools/make-venv
 	@TIM_PYTHON="/usr/bin/python3 python3.11 python3" tools/make-venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
+
+debian-check:
+	@tools/need-programs node=nodejs
 
 debian-test:
 	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \

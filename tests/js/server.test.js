@@ -1,4 +1,4 @@
-// tim.js against a real server, whose address is in TIM_URL (ws://, or tcp:// without a web port).
+// tim.js against a real server, whose address is in TIM_URL.
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
@@ -6,9 +6,8 @@ import { after, test } from "node:test";
 import { WebSocket } from "ws";
 
 import {
-  Code, Flag, RoomError, TrackState, connect, greet,
+  Code, ContactState, DeliveryStatus, Flag, RoomError, TrackState, connect, greet,
 } from "../../tim_trio/web/static/tim/index.js";
-import { TcpSocket } from "./sockets.js";
 
 const URL_OF_SERVER = process.env.TIM_URL ?? "";
 assert.ok(URL_OF_SERVER, "TIM_URL says where the server is");
@@ -17,7 +16,7 @@ assert.ok(URL_OF_SERVER, "TIM_URL says where the server is");
 const sockets = [];
 /** @type {import("../../tim_trio/web/static/tim/connection.js").Dial} */
 const dial = (url, protocol) => {
-  const socket = url.startsWith("tcp:") ? new TcpSocket(url) : new WebSocket(url, protocol);
+  const socket = new WebSocket(url, protocol);
   sockets.push(socket);
   return /** @type {any} */ (socket);
 };
@@ -40,8 +39,7 @@ async function client(account, options = {}) {
 
 /** The newest connection, cut as a network does it. */
 function cut(socket = sockets.at(-1)) {
-  if (socket instanceof TcpSocket) socket.destroy();
-  else socket._socket.destroy();
+  socket._socket.destroy();
 }
 
 /**
@@ -222,6 +220,29 @@ test("a reliable room loses nothing, at the pace of the slowest", async () => {
   }
   assert.equal(next, COUNT);
   assert.equal((await sending).forwarded, COUNT + 1);
+});
+
+test("account streams and contacts", async () => {
+  const alice = await client("stream-alice");
+  const bob = await client("stream-bob");
+  const heard = new Promise((resolve) => { bob.on("accountStream", resolve); });
+  const deliveries = await alice.sendToAccounts(
+    ["stream-bob", "stream-nobody"], 300, bytes("ring"));
+  assert.deepEqual(deliveries.map(({ status, devices }) => [status, devices]),
+    [[DeliveryStatus.delivered, 1], [DeliveryStatus.offline, 0]]);
+  assert.deepEqual(await heard, { account: "stream-alice", kind: 300, payload: bytes("ring") });
+  const changed = new Promise((resolve) => { bob.on("contactChanged", resolve); });
+  assert.equal(await alice.contact("ask", "stream-bob"), ContactState.askedByMe);
+  assert.deepEqual(await changed, { account: "stream-alice", state: ContactState.askedByThem });
+  assert.equal(await bob.contact("accept", "stream-alice"), ContactState.contact);
+  assert.deepEqual(await bob.listContacts(), [
+    { account: "stream-alice", state: ContactState.contact },
+  ]);
+  await bob.setPolicy("contacts");
+  const carol = await client("stream-carol");
+  const [refusal] = await carol.sendToAccounts(["stream-bob"], 300, bytes("spam"));
+  assert.equal(refusal?.status, DeliveryStatus.refused);
+  await bob.setPolicy("anyone");
 });
 
 test("an id that is none is refused here, a room that is none there", async () => {

@@ -1,6 +1,4 @@
-// Sockets for tests: one that a test plays the server of, and one over TCP.
-
-import { connect } from "node:net";
+// A socket for tests, whose server is the test.
 
 import { readFrames } from "../../tim_trio/web/static/tim/frames.js";
 import { AuthenticateAnswer, MESSAGES, Welcome, decode, encode }
@@ -93,63 +91,5 @@ export class ScriptedSocket {
     const found = this.sent.findLast((each) => each.name === name);
     if (found === undefined) throw new Error(`no ${name} was sent`);
     return found;
-  }
-}
-
-/**
- * The protocol over TCP in the shape of a WebSocket: one message per frame.
- *
- * @implements {Socket}
- */
-export class TcpSocket {
-  /** @param {string} url tcp://HOST:PORT */
-  constructor(url) {
-    const { hostname, port } = new URL(url);
-    this.binaryType = "arraybuffer";
-    this.onopen = this.onmessage = this.onclose = this.onerror = /** @type {any} */ (null);
-    this._rest = Buffer.alloc(0);
-    this._socket = connect({ host: hostname, port: Number(port), noDelay: true });
-    this._socket.on("connect", () => this.onopen?.({}));
-    this._socket.on("data", (data) => this._receive(data));
-    this._socket.on("error", () => {});
-    this._socket.on("close", () => this.onclose?.({ code: 1006 }));
-  }
-
-  get bufferedAmount() {
-    return this._socket.writableLength;
-  }
-
-  /** @param {Uint8Array} data */
-  send(data) {
-    this._socket.write(data);
-  }
-
-  close() {
-    this._socket.end();
-  }
-
-  /** Cut the connection as a network does. */
-  destroy() {
-    this._socket.destroy();
-  }
-
-  pause() {
-    this._socket.pause();
-  }
-
-  resume() {
-    this._socket.resume();
-  }
-
-  /** @param {Buffer} data */
-  _receive(data) {
-    this._rest = Buffer.concat([this._rest, data]);
-    while (this._rest.length >= 4) {
-      const size = 4 + this._rest.readUInt32BE(0);
-      if (this._rest.length < size) return;
-      const frame = new Uint8Array(this._rest.subarray(0, size)).buffer;
-      this._rest = this._rest.subarray(size);
-      this.onmessage?.({ data: frame });
-    }
   }
 }

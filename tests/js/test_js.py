@@ -14,11 +14,9 @@ import pytest
 HERE = Path(__file__).parent
 MODULES = HERE / "node_modules"
 
-pytestmark = pytest.mark.slow
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _installed() -> None:
+@pytest.fixture(scope="module")
+def installed() -> None:
     if not (MODULES / "typescript").is_dir():
         pytest.fail("tests/js/node_modules is missing; `make test` installs it")
 
@@ -27,16 +25,16 @@ def _installed() -> None:
 def server_url() -> Iterator[str]:
     """The address of a server in open mode, as tim.js takes it."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tim_trio", "serve", "--tcp", "127.0.0.1:0"],
+        [sys.executable, "-m", "tim_trio", "serve", "--tcp", "127.0.0.1:0", "--web", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.fullmatch(r"listening tcp (\S+)\n", line)
-        assert found is not None, line
+        lines = process.stdout.readline() + process.stdout.readline()
+        found = re.search(r"^listening web (\S+)$", lines, re.MULTILINE)
+        assert found is not None, lines
         try:
-            yield f"tcp://{found[1]}"
+            yield f"ws://{found[1]}/ws"
         finally:
             process.terminate()
             process.wait(timeout=20)
@@ -56,15 +54,23 @@ def run_node(node: str, *arguments: str, **environment: str) -> None:
         pytest.fail(f"{result.stdout[-8000:]}\n{result.stderr[-4000:]}", pytrace=False)
 
 
+def test_golden_vectors(node: str) -> None:
+    run_node(node, "--test", "--test-reporter=spec", "vectors.test.js")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("project", ["tsconfig.page.json", "tsconfig.json"])
 def test_types(node: str, project: str) -> None:
     run_node(node, "node_modules/typescript/bin/tsc", "-p", project)
 
 
-@pytest.mark.parametrize("name", ["vectors", "connection"])
-def test_units(node: str, name: str) -> None:
-    run_node(node, "--test", "--test-reporter=spec", f"{name}.test.js")
+@pytest.mark.slow
+def test_units(node: str) -> None:
+    run_node(node, "--test", "--test-reporter=spec", "connection.test.js", "media.test.js")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("installed")
 def test_against_a_server(node: str, server_url: str) -> None:
     run_node(node, "--test", "--test-reporter=spec", "server.test.js", TIM_URL=server_url)

@@ -1,6 +1,7 @@
 // The golden vectors against the codec, in both directions.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { Code } from "../../tim_trio/web/static/tim/codes.js";
@@ -9,8 +10,11 @@ import { STREAM, encodeStreamFrame, readFrames } from "../../tim_trio/web/static
 import { MESSAGES, UnreadableFields, decode, encode } from "../../tim_trio/web/static/tim/messages.js";
 import { isAccountName } from "../../tim_trio/web/static/tim/names.js";
 import { formatRoomId, isRoomId, parseRoomId } from "../../tim_trio/web/static/tim/room_ids.js";
+import { InvalidInit, encodeInit, parseInit } from "../../tim_trio/web/static/media/init.js";
 import { STEMS, VALID, bytesOf, fromHex, load, toHex, valueOf, vectors } from "./vectors.js";
 
+/** How nodes share rooms among themselves; files, which the page does not send. */
+const NOT_FOR_CLIENTS = ["placement", "file_messages", "file_names"];
 const BY_NAME = new Map([...MESSAGES.values()].map((kind) => [kind.name, kind]));
 
 /** @param {import("./vectors.js").Vector} vector */
@@ -29,8 +33,18 @@ function readOne(vector, bytes = bytesOf(vector)) {
 }
 
 test("every file is used", () => {
-  assert.deepEqual(
-    new Set(STEMS), new Set([...VALID, "invalid", "limits", "room_ids", "account_names"]));
+  const used = [...VALID, "invalid", "limits", "room_ids", "account_names", "media"];
+  for (const stem of used) assert.ok(STEMS.includes(stem), stem);
+  const unused = STEMS.filter((stem) => !used.includes(stem) && !NOT_FOR_CLIENTS.includes(stem));
+  assert.deepEqual(unused, []);
+});
+
+test("the codes are those of protocol.md", () => {
+  const text = readFileSync(new URL("../../protocol.md", import.meta.url), "utf-8");
+  const table = [...text.matchAll(/^\| ([12]\d{3}) \| `(\w+)` \|/gm)]
+    .map(([, code, label]) => [label, Number(code)]);
+  assert.ok(table.length > 40);
+  assert.deepEqual(Object.entries(Code), table);
 });
 
 test("every message has a vector", () => {
@@ -143,6 +157,23 @@ test("account names", () => {
   const { valid, invalid } = load("account_names");
   for (const { text, why } of valid) assert.equal(isAccountName(text), true, why);
   for (const { text, why } of invalid) assert.equal(isAccountName(text), false, why);
+});
+
+test("media INITs", () => {
+  const { valid, invalid } = load("media");
+  const bytesOfInit = (/** @type {{ hex?: string, text?: string }} */ { hex, text }) =>
+    hex === undefined ? new TextEncoder().encode(text) : fromHex(hex);
+  for (const vector of valid) {
+    const init = { ...vector.init };
+    if (init.description !== undefined) init.description = fromHex(init.description);
+    assert.deepEqual(parseInit(bytesOfInit(vector)), init, vector.name);
+    if (vector.canonical) {
+      assert.deepEqual(encodeInit(init), bytesOfInit(vector), vector.name);
+    }
+  }
+  for (const vector of invalid) {
+    assert.throws(() => parseInit(bytesOfInit(vector)), InvalidInit, vector.name);
+  }
 });
 
 test("what does not fit is refused before anything is sent", () => {

@@ -50,6 +50,7 @@ export const Code = Object.freeze({
   weak_password: 2116,
   registration_closed: 2117,
   no_such_account: 2118,
+  too_many_contacts: 2119,
 });
 
 /** @type {Map<number, string>} */

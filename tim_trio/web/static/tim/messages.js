@@ -34,7 +34,9 @@ export const ContactAction = Object.freeze({
 export const ContactState = Object.freeze({
   none: 0, askedByMe: 1, askedByThem: 2, contact: 3, blocked: 4,
 });
-export const DeliveryStatus = Object.freeze({ delivered: 0, offline: 1, refused: 2, unknown: 3 });
+export const DeliveryStatus = Object.freeze({
+  delivered: 0, offline: 1, refused: 2, unknown: 3, busy: 4,
+});
 export const Policy = Object.freeze({ anyone: 0, contacts: 1 });
 
 const trackInfo = record({ track: u8, state: u8, lastSeq: u64 });
