@@ -18,9 +18,10 @@ import attrs
 import pytest
 import trio
 
-from tests.net.certificates import Certificates, TlsClient
+from tests.net.certificates import Certificates
 from tests.net.rawclient import DEADLINE_S, RawClient, bye, frame
 from tests.net.running import eventually
+from tests.net.wsclient import WsClient
 from tim_trio.errors import Code
 from tim_trio.protocol import messages
 from tim_trio.protocol.layout import Flag
@@ -60,7 +61,7 @@ class Process:
             while self.output.count(b"\n") < listeners:
                 await self._printed.wait()
         lines = self.output.decode().splitlines()
-        assert all(re.match("listening (tcp|tls) ", line) for line in lines)
+        assert all(re.match("listening (tcp|tls|web-tls) ", line) for line in lines)
         return [line.split(" ", 2)[2] for line in lines]
 
     async def port(self) -> int:
@@ -234,14 +235,23 @@ async def test_two_listeners() -> None:
 async def test_tls_beside_plain(tmp_path: Path) -> None:
     made = Certificates(tmp_path)
     async with server_process(
-        tls=["127.0.0.1:0"], tls_cert=str(made.certificate), tls_key=str(made.key)
+        tls=["127.0.0.1:0"],
+        web_tls=["127.0.0.1:0"],
+        tls_cert=str(made.certificate),
+        tls_key=str(made.key),
     ) as server:
-        plain, tls = (int(each.rpartition(":")[2]) for each in await server.listening(2))
+        plain, tls, web = (int(each.rpartition(":")[2]) for each in await server.listening(3))
         assert server.output.decode() == (
             f"listening tcp 127.0.0.1:{plain}\nlistening tls 127.0.0.1:{tls}\n"
+            f"listening web-tls 127.0.0.1:{web}\n"
         )
+        browser = await WsClient.connect(web)
+        await browser.start_tls(made.client_context())
+        await browser.open()
+        browser.close()
         (await _connect(plain)).close()
-        client = await TlsClient.connect_tls(tls, made.client_context())
+        client = await RawClient.connect(tls)
+        await client.start_tls(made.client_context())
         await client.greet()
         server.process.terminate()
         (away,) = [one for one in [await client.next()] if isinstance(one, messages.GoAway)]

@@ -246,7 +246,7 @@ def test_frames_must_fit_the_backlog(tmp_path: Path) -> None:
 
 def test_there_must_be_something_to_listen_on(tmp_path: Path) -> None:
     assert complaint("tcp = []\nweb = []", tmp_path=tmp_path) == (
-        "tcp, tls and web are all empty: there is nothing to listen on"
+        "tcp, tls, web and web_tls are empty: there is nothing to listen on"
     )
     text = 'tcp = []\ntls = ["127.0.0.1:0"]\ntls_cert = "c"\ntls_key = "k"'
     assert load(text, tmp_path=tmp_path).tcp == ()

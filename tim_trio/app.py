@@ -36,8 +36,8 @@ _log = get_logger("app")
 def run_server(config: ServerConfig) -> int:
     """Run a server until SIGTERM or SIGINT; return the process's exit code.
 
-    Prints ``listening tcp HOST:PORT`` or ``listening web HOST:PORT`` per
-    listener on standard output once it accepts. A second signal ends the
+    Prints ``listening KIND HOST:PORT`` (tcp, tls, web, web-tls) per listener
+    on standard output once it accepts. A second signal ends the
     drain at once. SIGUSR1 logs figures.
     """
     setup_logging(log_format=config.log_format, log_level=config.log_level)
@@ -83,12 +83,15 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> None:
         drain_timeout_s=config.drain_timeout_s,
         authenticator=accounts.authenticator,
         relations=accounts.relations,
-        tls=ServerTls(Path(config.tls_cert), Path(config.tls_key)) if config.tls else None,
+        tls=ServerTls(Path(config.tls_cert), Path(config.tls_key))
+        if config.tls or config.web_tls
+        else None,
     )
     # Opened before any nursery, so that a ListenError arrives bare.
     listeners = _open_listeners(config.tcp, "--tcp")
     tls_listeners = _open_listeners(config.tls, "--tls")
     web_listeners = _open_listeners(config.web, "--web")
+    web_tls_listeners = _open_listeners(config.web_tls, "--web-tls")
     web = _web_port(config, server)
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
@@ -96,11 +99,12 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> None:
     ):
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
-            await nursery.start(web.serve, web_listeners)
+            await nursery.start(partial(web.serve, web_listeners, tls_listeners=web_tls_listeners))
             for kind, opened in (
                 ("tcp", listeners),
                 ("tls", tls_listeners),
                 ("web", web_listeners),
+                ("web-tls", web_tls_listeners),
             ):
                 for listener in opened:
                     print(f"listening {kind} {describe(listener)}", flush=True)

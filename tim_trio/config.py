@@ -104,10 +104,6 @@ def _parse_addresses(value: object) -> tuple[Address, ...]:
     return tuple(addresses)
 
 
-def _parse_web_addresses(value: object) -> tuple[Address, ...]:
-    return () if value in ("", [], ()) else _parse_addresses(value)
-
-
 def _parse_names(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.split(",")
@@ -160,15 +156,18 @@ class ServerConfig:
     )
     tls_cert: str = _key(
         "",
-        "the file with the certificate for tls, and the chain behind it, in PEM form; read "
-        "again when it changes",
+        "the file with the certificate for tls and web_tls, and the chain behind it, in PEM "
+        "form; read again when it changes",
     )
     tls_key: str = _key(
         "", "the file with the certificate's private key, in PEM form, without a passphrase"
     )
-    web: Annotated[tuple[Address, ...], PlainValidator(_parse_web_addresses)] = _key(
+    web: Annotated[tuple[Address, ...], PlainValidator(_parse_addresses)] = _key(
         (Address("127.0.0.1", DEFAULT_WEB_PORT),),
         "addresses of the page and of WebSocket, written as in tcp; empty for none",
+    )
+    web_tls: Annotated[tuple[Address, ...], PlainValidator(_parse_addresses)] = _key(
+        (), "the same with TLS (https, wss); none by default"
     )
     web_hosts: Annotated[tuple[str, ...], PlainValidator(_parse_hosts)] = _key(
         (),
@@ -459,15 +458,17 @@ def _build(values: Mapping[str, object]) -> ServerConfig:
         raise ConfigError(
             'token_key_file: auth = "token" needs the file with the secret or the public key'
         )
-    if not (config.tcp or config.tls or config.web):
-        raise ConfigError("tcp, tls and web are all empty: there is nothing to listen on")
-    if config.tls and not (config.tls_cert and config.tls_key):
+    if not (config.tcp or config.tls or config.web or config.web_tls):
+        raise ConfigError("tcp, tls, web and web_tls are empty: there is nothing to listen on")
+    if (config.tls or config.web_tls) and not (config.tls_cert and config.tls_key):
         missing = "tls_cert" if not config.tls_cert else "tls_key"
         raise ConfigError(f"{missing}: listening with TLS needs a certificate and its key")
     anyone_may_enter = config.auth == "open"
     if anyone_may_enter and not config.insecure_open:
         listeners = [
-            (kind, address) for kind in ("tcp", "tls", "web") for address in getattr(config, kind)
+            (kind, address)
+            for kind in ("tcp", "tls", "web", "web_tls")
+            for address in getattr(config, kind)
         ]
         for kind, address in listeners:
             if not address.is_loopback:

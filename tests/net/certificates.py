@@ -1,4 +1,4 @@
-"""Real certificates of an authority made for one test, and a raw client that speaks TLS."""
+"""Real certificates of an authority made for one test."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import attrs
-import trio
 import trustme
 
-from tests.net.rawclient import DEADLINE_S, RawClient
+from tests.net.rawclient import HOST
 from tim_trio.net.tls import ServerTls
-
-HOST = "127.0.0.1"
 
 
 @attrs.define(eq=False)
@@ -63,59 +60,3 @@ class Certificates:
 
     def client_context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.authority)
-
-
-@attrs.define(eq=False)
-class TlsClient(RawClient):
-    """Attributes:
-    was_cut: TCP ended without the end of TLS.
-    """
-
-    was_cut: bool = False
-    _tls: trio.SSLStream[trio.SocketStream] = attrs.field(init=False)
-
-    @classmethod
-    async def connect_tls(
-        cls,
-        port: int,
-        context: ssl.SSLContext,
-        *,
-        come_from: str = HOST,
-        receive_buffer: int | None = None,
-    ) -> TlsClient:
-        client = await cls.connect(port, come_from=come_from, receive_buffer=receive_buffer)
-        assert isinstance(client, TlsClient)
-        try:
-            with trio.fail_after(DEADLINE_S):
-                await client.shake_hands(context)
-        except BaseException:
-            client.close()
-            raise
-        return client
-
-    async def shake_hands(self, context: ssl.SSLContext) -> None:
-        stream = trio.SocketStream(self._socket)
-        self._tls = trio.SSLStream(stream, context, server_hostname=HOST)
-        await self._tls.do_handshake()
-
-    @property
-    def version(self) -> str:
-        return str(self._tls.version())
-
-    def certificate_serial(self) -> str:
-        found = self._tls.getpeercert()
-        return str(found["serialNumber"])
-
-    async def say_end(self) -> None:
-        """End TLS, and TCP with it."""
-        await self._tls.aclose()
-
-    async def _write(self, view: memoryview) -> None:
-        await self._tls.send_all(view)
-
-    async def _read(self) -> bytes:
-        try:
-            return bytes(await self._tls.receive_some(65536))
-        except trio.BrokenResourceError:
-            self.was_cut = True
-            return b""

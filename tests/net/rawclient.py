@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 import struct
 from collections import deque
 from typing import Final, Self, TypeVar
@@ -24,6 +25,7 @@ from tim_trio.protocol.stream import StreamFrame, encode_stream_frame, iter_stre
 
 M = TypeVar("M")
 
+HOST: Final = "127.0.0.1"
 DEADLINE_S: Final = 10.0
 TOKEN: Final = bytes(range(16))
 HELLO: Final = messages.Hello(
@@ -90,10 +92,14 @@ class RawClient:
     Attributes:
         raw: the stdlib socket below, for what must happen without a checkpoint.
         was_reset: the connection ended by RST and not by FIN.
+        was_cut: TCP ended without the end of TLS.
+        tls: once `start_tls` has been called.
     """
 
     raw: socket.socket
     was_reset: bool = False
+    was_cut: bool = False
+    tls: trio.SSLStream[trio.SocketStream] | None = None
     _socket: trio.socket.SocketType = attrs.field(init=False)
     _decoder: Decoder = attrs.Factory(lambda: Decoder(max_frame_bytes=2**26, max_init_bytes=2**26))
     _items: deque[Run | ControlFrame] = attrs.Factory(deque)
@@ -141,7 +147,16 @@ class RawClient:
         with trio.fail_after(DEADLINE_S):
             await self._write(view)
 
+    async def start_tls(self, context: ssl.SSLContext) -> None:
+        """Do the handshake; everything from then on goes through TLS."""
+        self.tls = trio.SSLStream(trio.SocketStream(self._socket), context, server_hostname=HOST)
+        with trio.fail_after(DEADLINE_S):
+            await self.tls.do_handshake()
+
     async def _write(self, view: memoryview) -> None:
+        if self.tls is not None:
+            await self.tls.send_all(view)
+            return
         while view:
             view = view[await self._socket.send(view) :]
 
@@ -167,7 +182,7 @@ class RawClient:
         while not self._items:
             with trio.fail_after(DEADLINE_S):
                 try:
-                    data = await self._read()
+                    data = await self.read_some()
                 except ConnectionError:
                     self.was_reset = True
                     return None
@@ -176,8 +191,15 @@ class RawClient:
             self._items.extend(self._decoder.feed(self.unwrap(data)))
         return self._items.popleft()
 
-    async def _read(self) -> bytes:
-        return await self._socket.recv(65536)
+    async def read_some(self) -> bytes:
+        """Return the next bytes, none at the end."""
+        if self.tls is None:
+            return await self._socket.recv(65536)
+        try:
+            return bytes(await self.tls.receive_some(65536))
+        except trio.BrokenResourceError:
+            self.was_cut = True
+            return b""
 
     async def next(self) -> object | None:
         """Return the next stream frame or message, None at the end."""

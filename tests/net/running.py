@@ -14,7 +14,7 @@ import attrs
 import trio
 import trio.testing
 
-from tests.net.certificates import Certificates, TlsClient
+from tests.net.certificates import Certificates
 from tests.net.rawclient import DEADLINE_S, RawClient, frame
 from tests.net.wsclient import WsClient
 from tim_trio.core.accounts import Authenticator, OpenAuthenticator
@@ -58,7 +58,8 @@ class Running:
     port: int
     web: WebPort
     web_port: int
-    tls_port: int = 0
+    tls_port: int
+    web_tls_port: int
     certificates: Certificates | None = None
     _clients: list[RawClient] = attrs.Factory(list)
 
@@ -93,16 +94,14 @@ class Running:
         come_from: str = "127.0.0.1",
         receive_buffer: int | None = None,
         context: ssl.SSLContext | None = None,
-    ) -> TlsClient:
+    ) -> RawClient:
         """As `connect`, over TLS."""
         assert self.certificates is not None
-        client = await TlsClient.connect_tls(
-            self.tls_port,
-            context or self.certificates.client_context(),
-            come_from=come_from,
-            receive_buffer=receive_buffer,
+        client = await RawClient.connect(
+            self.tls_port, come_from=come_from, receive_buffer=receive_buffer
         )
         self._clients.append(client)
+        await client.start_tls(context or self.certificates.client_context())
         if account is not None:
             await client.greet(account)
         return client
@@ -113,12 +112,18 @@ class Running:
         *,
         come_from: str = "127.0.0.1",
         receive_buffer: int | None = None,
+        tls: bool = False,
     ) -> WsClient:
         """Return a WebSocket client, likewise."""
         client = await WsClient.connect(
-            self.web_port, come_from=come_from, receive_buffer=receive_buffer
+            self.web_tls_port if tls else self.web_port,
+            come_from=come_from,
+            receive_buffer=receive_buffer,
         )
         self._clients.append(client)
+        if tls:
+            assert self.certificates is not None
+            await client.start_tls(self.certificates.client_context())
         await client.open()
         if account is not None:
             await client.greet(account)
@@ -189,8 +194,10 @@ async def running_server(
     listeners = open_listeners("127.0.0.1", 0)
     web_listeners = open_listeners("127.0.0.1", 0)
     tls_listeners = open_listeners("127.0.0.1", 0)
+    web_tls_listeners = open_listeners("127.0.0.1", 0)
     if send_buffer is not None:
-        for listener in (*listeners, *tls_listeners, *web_listeners):  # accepted sockets inherit it
+        # Accepted sockets inherit it.
+        for listener in (*listeners, *tls_listeners, *web_listeners, *web_tls_listeners):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     web = WebPort(server, files or {}, policy or OriginPolicy(), metrics_token)
     running = Running(
@@ -199,12 +206,13 @@ async def running_server(
         web,
         web_listeners[0].getsockname()[1],
         tls_listeners[0].getsockname()[1],
+        web_tls_listeners[0].getsockname()[1],
         certificates,
     )
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
-            await nursery.start(web.serve, web_listeners)
+            await nursery.start(partial(web.serve, web_listeners, tls_listeners=web_tls_listeners))
             await trio.testing.wait_all_tasks_blocked()
             tasks = living_tasks()
             yield running

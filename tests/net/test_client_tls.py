@@ -14,7 +14,8 @@ import trio
 import trustme
 
 import tim_trio
-from tests.net.certificates import HOST, Certificates
+from tests.net.certificates import Certificates
+from tests.net.rawclient import HOST
 from tests.net.running import Running, eventually, running_server
 from tim_trio.net.client.address import Address
 from tim_trio.net.client.dial import client_context, dial

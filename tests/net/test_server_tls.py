@@ -15,10 +15,11 @@ import pytest
 import structlog
 import trio
 
-from tests.net.certificates import Certificates, TlsClient
+from tests.net.certificates import Certificates
 from tests.net.old_tls import OLD_HELLO
 from tests.net.rawclient import HELLO, RawClient, authenticate, frame, to_bytes
 from tests.net.running import Received, Running, bystanders, eventually, running_server
+from tests.net.wsclient import WsClient
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
 from tim_trio.protocol import messages
@@ -41,17 +42,33 @@ async def tls_server(
         yield running
 
 
-async def published(running: Running) -> tuple[TlsClient, int]:
+async def published(running: Running) -> tuple[RawClient, int]:
     publisher = await running.connect_tls("alice")
     room = await publisher.register()
     await publisher.publish(room)
     return publisher, room
 
 
+def version_of(client: RawClient) -> str:
+    assert client.tls is not None
+    return str(client.tls.version())
+
+
+def serial_of(client: RawClient) -> str:
+    """Return the number of the server's certificate."""
+    assert client.tls is not None
+    return str(client.tls.getpeercert()["serialNumber"])
+
+
 async def test_a_stream_between_tls_and_plain_members(certificates: Certificates) -> None:
     async with tls_server(certificates) as running:
         publisher, room = await published(running)
-        members = [await running.connect("bob"), await running.connect_tls("carol")]
+        members: list[RawClient] = [
+            await running.connect("bob"),
+            await running.connect_tls("carol"),
+            await running.connect_web("dave"),
+            await running.connect_web("erin", tls=True),
+        ]
         plain_publisher = await running.connect("alice")
         assert await plain_publisher.publish(room, os.urandom(16)) == 2
         for member in members:
@@ -73,7 +90,7 @@ async def test_modern_versions(certificates: Certificates, version: ssl.TLSVersi
         context = certificates.client_context()
         context.maximum_version = version
         client = await running.connect_tls(context=context)
-        assert client.version == version.name.replace("_", ".")
+        assert version_of(client) == version.name.replace("_", ".")
         assert await client.is_served()
 
 
@@ -114,7 +131,8 @@ async def test_the_end_of_tls_without_a_close_is_a_loss_too(certificates: Certif
     async with tls_server(certificates) as running:
         client = await running.connect_tls()
         with trio.move_on_after(5):
-            await client.say_end()
+            assert client.tls is not None
+            await client.tls.aclose()
         await eventually(lambda: running.node.closes["lost"] == 1, "it is lost")
 
 
@@ -158,7 +176,7 @@ async def test_a_handshake_that_does_not_end(certificates: Certificates) -> None
         await shaken.expect_close(Code.HANDSHAKE_TIMEOUT)
         for client in (silent, halfway):
             with trio.fail_after(5):
-                assert await client._read() == b""
+                assert await client.read_some() == b""
             client.close()
         await eventually(lambda: running.node.closes["handshake_timeout"] == 3, "they are counted")
 
@@ -230,13 +248,12 @@ async def test_who_takes_little_at_a_time_is_not(certificates: Certificates) -> 
         await slow.subscribe(room)
         payload = os.urandom(120_000)
         await publisher.send(frame(room, 0, payload))
-        reader = slow.raw
-        assert reader.fileno() >= 0
         got = b""
         # 12 KB each 0.1 s: more than the stall timeout in all.
         for _ in range(8):
             await trio.sleep(0.1)
-            got += bytes(await slow._tls.receive_some(12_000))
+            assert slow.tls is not None
+            got += bytes(await slow.tls.receive_some(12_000))
         assert running.node.closes["slow_consumer"] == 0
         slow._items.extend(slow._decoder.feed(got))
         assert (await slow.expect(StreamFrame)).payload == payload
@@ -251,7 +268,7 @@ async def test_a_new_certificate_under_live_connections(tmp_path: Path) -> None:
         publisher, room = await published(running)
         subscriber = await running.connect_tls("bob")
         await subscriber.subscribe(room)
-        first = subscriber.certificate_serial()
+        first = serial_of(subscriber)
         made.issue(valid_for=timedelta(days=2))
         assert running.server.tls is not None
         old = running.server.tls.context
@@ -259,7 +276,7 @@ async def test_a_new_certificate_under_live_connections(tmp_path: Path) -> None:
         await publisher.send(frame(room, 0, b"goes on"))
         await subscriber.expect_frames(room, 0, 0)
         newcomer = await running.connect_tls("carol")
-        assert newcomer.certificate_serial() != first
+        assert serial_of(newcomer) != first
         made.key.write_text("broken")
         await trio.sleep(0.2)
         assert await (await running.connect_tls("dave")).is_served()
@@ -318,3 +335,58 @@ async def test_old_versions_are_refused(certificates: Certificates) -> None:
             alert = await trio.to_thread.run_sync(old.recv, 100)
         assert alert[-2:] == bytes([2, 70])  # fatal, protocol_version
         await eventually(lambda: running.node.closes["protocol_error"] == 1, "it is counted")
+
+
+# The web port
+
+
+async def test_a_browser_publishes_over_tls(certificates: Certificates) -> None:
+    async with tls_server(certificates) as running:
+        publisher = await running.connect_web("alice", tls=True)
+        room = await publisher.register()
+        await publisher.publish(room)
+        subscriber = await running.connect("bob")
+        await subscriber.subscribe(room)
+        payload = os.urandom(150_000)
+        await publisher.send(frame(room, 0, payload))
+        assert (await subscriber.expect(StreamFrame)).payload == payload
+
+
+async def test_a_page_over_tls(certificates: Certificates) -> None:
+    async with running_server(certificates=certificates, files={"index.html": b"hi"}) as running:
+        client = await WsClient.connect(running.web_tls_port)
+        await client.start_tls(certificates.client_context())
+        for _ in range(2):
+            await client.send_raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            status, _, body = await client.read_response()
+            assert (status, body) == (200, b"hi")
+        client.close()
+
+
+async def test_a_browser_without_tls_is_told(certificates: Certificates) -> None:
+    async with tls_server(certificates) as running:
+        client = await WsClient.connect(running.web_tls_port)
+        await client.send_raw(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        status, _, body = await client.read_response()
+        assert (status, body) == (400, b"this port speaks TLS\n")
+        client.close()
+
+
+async def test_what_is_neither_http_nor_tls_is_closed(certificates: Certificates) -> None:
+    async with tls_server(certificates, Limits(http_timeout_s=0.2)) as running:
+        noise = await RawClient.connect(running.web_tls_port)
+        await noise.send(bytes(100))
+        silent = await RawClient.connect(running.web_tls_port)
+        for client in (noise, silent):
+            assert await client.rest_raw() == b""
+            client.close()
+
+
+async def test_too_many_browsers_over_tls(certificates: Certificates) -> None:
+    async with tls_server(certificates, Limits(max_http_connections=1)) as running:
+        first = await RawClient.connect(running.web_tls_port)
+        await eventually(lambda: running.web.http_connections == 1, "it is let in")
+        second = await RawClient.connect(running.web_tls_port)
+        assert await second.rest_raw() == b""
+        first.close()
+        second.close()

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import attrs
 import pytest
 
-from tests.net.certificates import HOST, Certificates
+from tests.net.certificates import Certificates
 from tests.net.old_tls import OLD_HELLO
+from tests.net.rawclient import HOST
 from tim_trio.net.tls import server_context
 from tim_trio.net.tls_socket import TlsSocket
 

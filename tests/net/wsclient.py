@@ -127,7 +127,7 @@ class WsClient(RawClient):
 
     async def _read_more(self) -> bool:
         with trio.fail_after(DEADLINE_S):
-            data = await self._socket.recv(65536)
+            data = await self.read_some()
         self._unread += data
         return bool(data)
 

@@ -31,7 +31,13 @@ from tim_trio._version import __version__
     metavar="HOST:PORT",
     help="Serve the page and WebSocket here instead of 127.0.0.1:7680. May be repeated.",
 )
-@click.option("--no-web", is_flag=True, help="Serve neither page nor WebSocket.")
+@click.option("--no-web", is_flag=True, help="Serve neither page nor WebSocket, but --web-tls.")
+@click.option(
+    "--web-tls",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Serve them here with TLS, beside --web. May be repeated.",
+)
 @click.option(
     "--config",
     "file",
@@ -53,12 +59,13 @@ def serve(
     tls_key: str | None,
     web: tuple[str, ...],
     no_web: bool,
+    web_tls: tuple[str, ...],
     file: Path | None,
     settings: tuple[str, ...],
 ) -> int:
     """Run the server until SIGINT or SIGTERM.
 
-    Prints "listening tcp HOST:PORT", or tls or web instead of tcp, for each
+    Prints "listening tcp HOST:PORT", or tls, web, web-tls instead of tcp, for each
     listener once it accepts.
     """
     if web and no_web:
@@ -79,6 +86,8 @@ def serve(
         overrides["web"] = list(web)
     if tls:
         overrides["tls"] = list(tls)
+    if web_tls:
+        overrides["web_tls"] = list(web_tls)
     overrides.update(
         (name, value)
         for name, value in (("tls_cert", tls_cert), ("tls_key", tls_key))

@@ -13,12 +13,14 @@ import socket
 from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
 import h11
 import trio
+
+from tim_trio.net.byte_socket import ByteSocket
 
 #: Request line and headers together.
 MAX_HEAD_BYTES: Final = 16 * 1024
@@ -31,18 +33,6 @@ _LEAST_RATE: Final = 4 * 1024
 _LINGER_S: Final = 1.0
 
 Headers = tuple[tuple[str, str], ...]
-
-
-class ByteSocket(Protocol):
-    """What is needed of a socket, which is non-blocking: a plain one, or one with TLS."""
-
-    def recv(self, size: int, /) -> bytes: ...
-
-    def send(self, data: bytes | memoryview, /) -> int: ...
-
-    def shutdown(self, how: int, /) -> None: ...
-
-    def fileno(self) -> int: ...
 
 
 class Unservable(Exception):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,7 +22,8 @@ import attrs
 import trio
 
 from tim_trio.log import StormLimiter, get_logger
-from tim_trio.net.connection import configure_socket
+from tim_trio.net.byte_socket import ByteSocket
+from tim_trio.net.connection import configure_socket, shake_hands
 from tim_trio.net.http import Request, Response, linger, send_all, serve_http
 from tim_trio.net.listening import accept_all, is_loopback
 from tim_trio.net.loop_delay import LoopDelay
@@ -29,12 +31,19 @@ from tim_trio.net.metrics import NodeCollector, make_registry, render
 from tim_trio.net.origin import OriginPolicy
 from tim_trio.net.server import Server
 from tim_trio.net.site import COMMON_HEADERS, Caller, Site, is_forwarded, make_pages
+from tim_trio.net.tls import ServerTls
+from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.net.websocket import WEBSOCKET, Opening, WebSocketConnection
 from tim_trio.protocol.messages import encode_close
 
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+_NO_TLS: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n"
+    b"Connection: close\r\n\r\nthis port speaks TLS\n"
 )
 
 _log = get_logger("web")
@@ -77,18 +86,26 @@ class WebPort:
         self,
         listeners: Sequence[socket.socket],
         *,
+        tls_listeners: Sequence[socket.socket] = (),
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept and serve until cancelled. Closes the listeners."""
+        """Accept and serve until cancelled. Closes the listeners.
+
+        Args:
+            tls_listeners: those that the server's certificate is for.
+        """
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._delay.run)
                 for listener in listeners:
-                    take = partial(self._take, nursery)
+                    take = partial(self._take, nursery, None)
+                    nursery.start_soon(accept_all, listener, take, self._storms)
+                for listener in tls_listeners:
+                    take = partial(self._take, nursery, self.server.tls)
                     nursery.start_soon(accept_all, listener, take, self._storms)
                 task_status.started()
         finally:
-            for listener in listeners:
+            for listener in (*listeners, *tls_listeners):
                 listener.close()
 
     def _count_connections(self) -> dict[str, int]:
@@ -106,32 +123,34 @@ class WebPort:
             and compare_digest(token.strip().encode("latin-1"), self.metrics_token)
         )
 
-    def _take(self, nursery: trio.Nursery, sock: socket.socket, address: str) -> None:
+    def _take(
+        self, nursery: trio.Nursery, tls: ServerTls | None, sock: socket.socket, address: str
+    ) -> None:
         """Count an accepted connection in at once, and start it."""
         limits = self.server.limits
         if (
             self.http_connections >= limits.max_http_connections
             or self._per_address[address] >= limits.max_connections_per_address
         ):
-            self._refuse(sock, address)
+            self._refuse(sock, address, b"" if tls is not None else _BUSY)
             return
         self.http_connections += 1
         self._per_address[address] += 1
-        nursery.start_soon(self._run, sock, address)
+        nursery.start_soon(self._run, sock, address, None if tls is None else tls.context)
 
-    def _refuse(self, sock: socket.socket, address: str) -> None:
+    def _refuse(self, sock: socket.socket, address: str, answer: bytes) -> None:
         suppressed = self._storms.admit("refused", trio.current_time())
         if suppressed is not None:
             _log.warning("refused", address=address, suppressed=suppressed)
         with contextlib.closing(sock), contextlib.suppress(OSError):
             sock.setblocking(False)
-            sock.send(_BUSY)
+            sock.send(answer)
 
-    async def _run(self, sock: socket.socket, address: str) -> None:
+    async def _run(self, sock: socket.socket, address: str, context: ssl.SSLContext | None) -> None:
         """Serve one connection; the boundary that keeps its faults from the others."""
         with sock:
             try:
-                connection = await self._serve_requests(sock, address)
+                connection = await self._serve_requests(sock, address, context)
             except Exception as failure:
                 _log.error("internal error", address=address, exc_info=failure)
                 return
@@ -143,14 +162,28 @@ class WebPort:
             if connection is not None:
                 await self.server.run(connection)
 
+    async def _shake_hands(self, tls: TlsSocket) -> None:
+        try:
+            await shake_hands(tls)
+        except ssl.SSLError:
+            if tls.first_byte.isalpha():
+                tls.send_plain(_NO_TLS)
+                await linger(tls)
+            raise
+
     async def _serve_requests(
-        self, sock: socket.socket, address: str
+        self, raw: socket.socket, address: str, context: ssl.SSLContext | None
     ) -> WebSocketConnection | None:
         """Answer requests; return the connection where one of them opens a WebSocket."""
+        sock: ByteSocket = raw
         try:
-            configure_socket(sock)
-            here = str(sock.getsockname()[0])
-        except OSError:  # reset already
+            configure_socket(raw)
+            here = str(raw.getsockname()[0])
+            if context is not None:
+                sock = tls = TlsSocket(raw, context)
+                with trio.fail_after(self.server.limits.http_timeout_s):
+                    await self._shake_hands(tls)
+        except (OSError, trio.TooSlowError):  # reset already, or no TLS
             return None
         is_local = is_loopback(address)
         caller = Caller(address, is_local and is_loopback(here))

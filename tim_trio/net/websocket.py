@@ -15,7 +15,6 @@ Source: protocol.md, section 3.
 from __future__ import annotations
 
 import re
-import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -36,6 +35,7 @@ from tim_trio.core.rates import TokenBucket
 from tim_trio.core.session import PeerClosed, Session
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.limits import Limits
+from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import TcpConnection
 from tim_trio.net.http import Request, Unservable, Upgrade
 from tim_trio.protocol.decoder import ControlFrame, Decoder
@@ -259,7 +259,7 @@ class WebSocketConnection(TcpConnection):
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: ByteSocket,
         address: str,
         manager: RoomManager,
         gate: Gate[Session] | None = None,
