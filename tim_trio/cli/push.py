@@ -21,11 +21,13 @@ from tim_trio.cli.options import (
     room_id,
     server_options,
 )
-from tim_trio.cli.progress import Progress
+from tim_trio.cli.push_media import check_installed, open_media, push_media
+from tim_trio.cli.pushing import check_mode, check_result, progress_of, wait_watched
 from tim_trio.cli.runner import run
 from tim_trio.cli.token import read_token
 from tim_trio.net.client import Bounds, Client, Source
 from tim_trio.net.client.client import Mode
+from tim_trio.protocol.messages import RoomMode
 
 #: A pipe gives what it holds at once, so this does not delay live input.
 READ_BYTES: Final = 1024 * 1024
@@ -79,6 +81,13 @@ _MIN_SLEEP_S: Final = 0.002
     "with the same ROOM, SOURCE and --frame-bytes, a push goes on where it was cut off, "
     "if the server still waits for it (5 s, by default).",
 )
+@click.option(
+    "--media",
+    is_flag=True,
+    help="SOURCE is a media file or URL: push its video and sound, a frame each, "
+    "at the pace of its timestamps (as fast as possible with --rate 0).",
+)
+@click.option("--loop", is_flag=True, help="With --media: begin again at the end.")
 @reconnect_option
 @server_options
 @quiet_option
@@ -90,6 +99,8 @@ def push(
     rate: int | None,
     frame_bytes: int,
     token_path: Path | None,
+    media: bool,
+    loop: bool,
     reconnect_for_s: float,
     login: Login,
     quiet: bool,
@@ -105,6 +116,10 @@ def push(
     MB/s unless --rate says otherwise. In a room of --mode reliable nothing
     is dropped, and the slowest watcher sets the pace.
 
+    With --media the room gets what players and browsers understand: codecs
+    that WebCodecs knows are passed on as they are, others are encoded as
+    H.264 and Opus. `watch --media` writes it to a file again.
+
     A lost connection is replaced. Meanwhile nothing is read from SOURCE.
     """
     match arguments:
@@ -114,17 +129,34 @@ def push(
             room = room_id(text)
         case _:
             raise click.UsageError("give SOURCE, or ROOM and SOURCE")
-    fd = _open(path)
+    if media:
+        _check_media(path, rate=rate, loop=loop)
+    elif loop:
+        raise click.UsageError("--loop needs --media")
+    fd = _open(path) if not media else -1
     token = read_token(token_path) if token_path is not None else None
 
     async def command() -> int:
         bounds = Bounds(reconnect_for_s=reconnect_for_s)
+        reader = await open_media(path, loop=loop) if media else None
         async with login.connect(reconnect=reconnect_for_s > 0, bounds=bounds) as client:
             nonlocal room
             if room is None:
                 room = await client.register_room(mode=mode or "live")
                 click.echo(room)
                 sys.stdout.flush()
+            if reader is not None:
+                await push_media(
+                    client,
+                    room,
+                    reader,
+                    mode=mode,
+                    wait_subscribers=wait_subscribers,
+                    paced=rate is None,
+                    token=token,
+                    quiet=quiet,
+                )
+                return 0
             await _push(
                 client,
                 room,
@@ -149,6 +181,14 @@ def push(
         return run(command, room=room, denied=denied)
     except ReadFailed as error:
         raise click.ClickException(f"cannot read {path}: {error}") from error
+
+
+def _check_media(path: str, *, rate: int | None, loop: bool) -> None:
+    if rate:
+        raise click.UsageError("--media goes by its timestamps: --rate 0 or none")
+    if loop and path == "-":
+        raise click.UsageError("standard input cannot begin again: leave out --loop")
+    check_installed()
 
 
 class ReadFailed(Exception):
@@ -181,17 +221,9 @@ async def _push(
     quiet: bool,
 ) -> None:
     async with client.publish(room, token=token) as source:
-        actual = source.mode.name.lower()
-        if mode is not None and mode != actual:
-            raise click.ClickException(f"room {room} is {actual}, not {mode}")
-
-        def describe() -> str:
-            return f"{source.viewers or 0} watching" + (
-                "" if client.is_connected else ", reconnecting"
-            )
-
-        progress = Progress("pushed", describe, quiet=quiet)
-        if rate is None and actual == "live" and _is_file(fd):
+        check_mode(source, mode)
+        progress = progress_of(client, source, quiet=quiet)
+        if rate is None and source.mode is RoomMode.LIVE and _is_file(fd):
             rate = _FILE_RATE
             progress.say(
                 "pushing at 2 MB/s, since a live room drops for whoever cannot keep up "
@@ -203,9 +235,7 @@ async def _push(
             return
         if done:
             progress.say(f"going on behind {done} bytes pushed before")
-        if wait_subscribers:
-            progress.say(f"waiting for {wait_subscribers} to watch room {room}")
-            await source.wait_viewers(wait_subscribers)
+        await wait_watched(source, progress, wait_subscribers)
         async with progress.shown(client):
             pacer = _Pacer(rate or None)
             async for payload in _payloads(fd, frame_bytes, whole=token is not None):
@@ -219,13 +249,7 @@ async def _push(
                 await client.wait_connected()
             await source.send(b"", track=track, end=True)
             result = await source.unpublish()
-        if source.lost_frames:
-            raise click.ClickException(
-                f"{source.lost_frames} frames were lost with the connection "
-                "(a room of --mode reliable loses none)"
-            )
-        if result.discarded and token is None and not source.resumed:
-            raise click.ClickException(f"the server discarded {result.discarded} frames")
+        check_result(source, result, took_over=token is not None)
 
 
 def _is_file(fd: int) -> bool:

@@ -13,6 +13,7 @@ from tim_trio.cli.output import Output, OutputClosed
 from tim_trio.cli.progress import Progress
 from tim_trio.cli.runner import PIPE_CLOSED, run
 from tim_trio.cli.selection import Outcome, Selection
+from tim_trio.cli.watch_media import kind_of_file, watch_media
 from tim_trio.errors import NoSuchRoom
 from tim_trio.net.client import Bounds, Item, RoomClosed, Subscription
 
@@ -40,6 +41,12 @@ _WRITE_BYTES: Final = 1024 * 1024
     metavar="N",
     help="Only this track.  [default: the first that comes]",
 )
+@click.option(
+    "--media",
+    is_flag=True,
+    help="Write all tracks of the source as a file that plays: FILE.mkv, .mp4 or .webm; "
+    "or to standard output as Matroska.",
+)
 @reconnect_option
 @server_options
 @quiet_option
@@ -48,6 +55,7 @@ def watch(
     out: Path | None,
     source: int | None,
     track: int | None,
+    media: bool,
     reconnect_for_s: float,
     login: Login,
     quiet: bool,
@@ -57,9 +65,14 @@ def watch(
     A lost connection is replaced. What came meanwhile is asked for again as
     far as the server has it; the rest counts as missing.
 
+    With --media a recording begins at a keyframe, at once, and goes on at one
+    after a gap. It ends with the source, and is a whole file also when
+    interrupted. Where the stream's parameters change, another file begins:
+    FILE-2.mkv.
+
     \b
     Exit codes:
-      0    the track's END came (or had come before), nothing was missing
+      0    the END of the track (of --media: of all) came or had come, nothing missing
       1    failed: no server, no such room, cannot write, …
       2    wrong usage
       3    the room ended, or the source left, before END
@@ -68,7 +81,10 @@ def watch(
       130  interrupted
       141  the reader of standard output has gone
     """
-    output = Output(out)
+    if media and track is not None:
+        raise click.UsageError("--media writes all tracks: leave out --track")
+    kind = kind_of_file(out) if media else None
+    output = Output(None if media else out)
 
     async def command() -> int:
         bounds = Bounds(reconnect_for_s=reconnect_for_s)
@@ -76,6 +92,10 @@ def watch(
             login.connect(reconnect=reconnect_for_s > 0, bounds=bounds) as client,
             client.subscribe(room) as stream,
         ):
+            if media:
+                return await watch_media(
+                    client, stream, out=out, kind=kind, source=source, quiet=quiet
+                )
             selection = Selection(stream.mode, source, track)
             progress = Progress("received", lambda: f"{selection.missing_frames} missing", quiet)
             async with progress.shown(client):
