@@ -17,6 +17,7 @@ from tim_trio._version import __version__
 
 if TYPE_CHECKING:
     from tim_trio.errors import (
+        BadCredentials,
         ConnectionClosed,
         LocalProtocolError,
         NoSuchRoom,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
         Bounds,
         Client,
         ConnectFailed,
+        Contact,
+        Contacts,
         NotATimServer,
         Receipt,
         Reconnected,
@@ -46,9 +49,12 @@ if TYPE_CHECKING:
         TlsFailed,
         connect,
         open_client,
+        register_account,
     )
     from tim_trio.protocol.messages import (
         AccountStream,
+        ContactChanged,
+        ContactState,
         DeliveryStatus,
         Gap,
         GoAway,
@@ -63,10 +69,15 @@ __all__ = [
     "WHILE_AWAY",
     "AccountStream",
     "AccountStreams",
+    "BadCredentials",
     "Bounds",
     "Client",
     "ConnectFailed",
     "ConnectionClosed",
+    "Contact",
+    "ContactChanged",
+    "ContactState",
+    "Contacts",
     "DeliveryStatus",
     "Gap",
     "GoAway",
@@ -97,6 +108,7 @@ __all__ = [
     "__version__",
     "connect",
     "open_client",
+    "register_account",
 ]
 
 # Looked up on first use: importing the protocol core must not import Trio,

@@ -31,7 +31,12 @@ ENV_PREFIX = "TIM_TRIO_"
 CONFIG_VARIABLE = "TIM_TRIO_CONFIG"
 # Read by the command line, not keys of the server.
 _OTHER_VARIABLES = frozenset(
-    {CONFIG_VARIABLE, "TIM_TRIO_SERVER", "TIM_TRIO_ACCOUNT", "TIM_TRIO_TLS_CA"}
+    {
+        CONFIG_VARIABLE,
+        *("TIM_TRIO_SERVER", "TIM_TRIO_ACCOUNT", "TIM_TRIO_TLS_CA"),
+        # Secrets: never anywhere but here and in files.
+        *("TIM_TRIO_PASSWORD", "TIM_TRIO_TOKEN", "TIM_TRIO_INVITATION"),
+    }
 )
 
 DEFAULT_PORT = 7600

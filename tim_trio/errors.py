@@ -7,7 +7,7 @@
     │   ├── LocalProtocolError    our caller's fault; nothing was sent
     │   └── RemoteProtocolError   the peer's fault; carries a close code
     ├── RoomError                 an ERROR answer; the connection lives
-    │   ├── BadRequest, NotSupported, NotAuthenticated, RateLimited, …
+    │   ├── BadRequest, NotSupported, NotAuthenticated, BadCredentials, RateLimited, …
     │   └── NoSuchRoom, PermissionDenied, CreatorAbsent, …
     ├── ConnectionClosed          code, reason, worth a retry?
     └── ClusterError
@@ -137,6 +137,10 @@ class NotAuthenticated(RoomError):
     """AUTHENTICATE has to come first."""
 
 
+class BadCredentials(RoomError):
+    """No such account, or the password, session or token is not its."""
+
+
 class RateLimited(RoomError):
     """Too many requests; wait ``retry_after_ms``."""
 
@@ -157,6 +161,7 @@ _KINDS: dict[int, type[RoomError]] = {
     Code.BAD_REQUEST: BadRequest,
     Code.NOT_SUPPORTED: NotSupported,
     Code.NOT_AUTHENTICATED: NotAuthenticated,
+    Code.BAD_CREDENTIALS: BadCredentials,
     Code.RATE_LIMITED: RateLimited,
     Code.NO_SUCH_ROOM: NoSuchRoom,
     Code.PERMISSION_DENIED: PermissionDenied,

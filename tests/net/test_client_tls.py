@@ -230,7 +230,7 @@ async def test_sent_elsewhere_it_keeps_to_tls(
         dialled.append(where)
         return await dial(where, timeout_s, context)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("tim_trio.net.client.client.dial", noted)
+    monkeypatch.setattr("tim_trio.net.client.opening.dial", noted)
     async with (
         serving(certificates) as running,
         tim_trio.connect(address(running), account="alice", tls_ca=certificates.authority) as alice,

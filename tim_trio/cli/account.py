@@ -1,7 +1,8 @@
-"""``account``: the accounts of a server with ``auth = "accounts"``, in its database.
+"""``account``: the accounts of a server with ``auth = "accounts"``.
 
-Works on the database itself, whether the server runs or not; one that runs
-notices within a second.
+An administrator's commands work on the database itself, whether the server
+runs or not; one that runs notices within a second. What people do with their
+own account goes over the wire.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
+from tim_trio.cli.login import Login, read_password_file, server_options
 from tim_trio.cli.options import account_name
+from tim_trio.cli.runner import run
 from tim_trio.errors import RoomError, TimError
+from tim_trio.net.client import register_account
 
 if TYPE_CHECKING:
     from tim_trio.accounts.store import Store
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 
+INVITATION_VARIABLE: Final = "TIM_TRIO_INVITATION"
 _DAY_S: Final = 86400.0
 #: As long as the protocol lets a password be.
 _MAX_PASSWORD_BYTES: Final = 4096
@@ -155,17 +160,72 @@ def enable(name: str, file: Path | None) -> None:
 
 
 @account.command()
-@click.argument("name", type=account_name)
+@click.argument("name", type=account_name, required=False)
 @config_option
-def passwd(name: str, file: Path | None) -> None:
+@server_options
+def passwd(name: str | None, file: Path | None, login: Login) -> int:
     """Give NAME a new password, and sign all its devices out.
 
     Asks for it, or takes it from standard input: one line.
+
+    Without NAME your own is changed, at the --server and not in its database:
+    sign in as ever, by --password-file or TIM_TRIO_PASSWORD; your other
+    devices are signed out.
     """
+    if name is None:
+        return _change_own(login)
     with _open_store(file) as (store, _):
         if store.find_account(name) is None:
             raise click.ClickException(f"there is no account {name}")
         store.set_password(name, _hash(read_password(f"New password of {name}"), name))
+    return 0
+
+
+def _change_own(login: Login) -> int:
+    old = login.password
+    if old is None:
+        raise click.UsageError("give your password by --password-file or TIM_TRIO_PASSWORD")
+    new = read_password("New password")
+
+    async def command() -> int:
+        async with login.connect(reconnect=False) as client:
+            await client.change_password(old, new)
+        return 0
+
+    return run(command)
+
+
+@account.command()
+@click.option(
+    "--invitation-file",
+    metavar="FILE",
+    help="The code that the operator gave you, where one is needed.  "
+    f"[env var: {INVITATION_VARIABLE} holds the code itself]",
+)
+@server_options
+def register(invitation_file: str | None, login: Login) -> int:
+    """Make yourself an account at the --server, where that lets people do it.
+
+    Its name is --account, its password that of --password-file or
+    TIM_TRIO_PASSWORD; else it is asked for, or taken from standard input: one
+    line.
+    """
+    name = login.account
+    if name is None:
+        raise click.UsageError("a token registers nobody: give a password")
+    if invitation_file is not None:
+        invitation = read_password_file(invitation_file)
+    else:
+        invitation = os.fsencode(os.environ.get(INVITATION_VARIABLE, ""))
+    password = login.password or read_password(f"Password of {name}")
+
+    async def command() -> int:
+        await register_account(
+            login.server, name, password, invitation=invitation, tls_ca=login.tls_ca
+        )
+        return 0
+
+    return run(command)
 
 
 @account.command()

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import getpass
 import re
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Final
 
-import attrs
 import click
 
-from tim_trio.net.client import Bounds, Client, connect
-from tim_trio.net.client.address import DEFAULT_PORT, parse_address
+from tim_trio.net.client.address import parse_address
 from tim_trio.protocol.messages import is_account_name
 from tim_trio.protocol.room_ids import parse_room_id
 
@@ -63,77 +56,6 @@ def byte_count(text: str) -> int:
 def byte_rate(text: str) -> int:
     """Read a number of bytes a second; 0 for as fast as possible."""
     return 0 if text.strip() == "0" else byte_count(text)
-
-
-def _or_login_name(_ctx: click.Context, _param: click.Parameter, account: str | None) -> str:
-    if account is not None:
-        return account
-    try:
-        return account_name(getpass.getuser())
-    except (KeyError, OSError, ImportError):
-        raise click.BadParameter("this user has no login name: give one") from None
-
-
-@attrs.frozen(kw_only=True)
-class Login:
-    """Which server, as whom, and whom to trust for it."""
-
-    server: str
-    account: str
-    tls_ca: Path | None
-
-    def connect(
-        self, *, reconnect: bool = True, bounds: Bounds | None = None
-    ) -> AbstractAsyncContextManager[Client]:
-        """As `tim_trio.connect`."""
-        return connect(
-            self.server,
-            account=self.account,
-            tls_ca=self.tls_ca,
-            reconnect=reconnect,
-            bounds=bounds,
-        )
-
-
-def server_options(command: Callable[..., int]) -> Callable[..., int]:
-    """Add ``--server``, ``--account`` and ``--tls-ca``; the command gets them as ``login``."""
-
-    @functools.wraps(command)
-    def with_login(*, server: str, account: str, tls_ca: Path | None, **others: object) -> int:
-        return command(login=Login(server=server, account=account, tls_ca=tls_ca), **others)
-
-    decorated: Callable[..., int] = with_login
-    for option in (
-        click.option(
-            "--tls-ca",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar="TIM_TRIO_TLS_CA",
-            show_envvar=True,
-            metavar="FILE",
-            help="Whom to trust for tims://, PEM.  [default: the system's authorities]",
-        ),
-        click.option(
-            "--account",
-            type=account_name,
-            callback=_or_login_name,
-            envvar="TIM_TRIO_ACCOUNT",
-            show_envvar=True,
-            metavar="NAME",
-            help="Who you are.  [default: your login name]",
-        ),
-        click.option(
-            "--server",
-            type=server_address,
-            default=f"tim://127.0.0.1:{DEFAULT_PORT}",
-            envvar="TIM_TRIO_SERVER",
-            show_default=True,
-            show_envvar=True,
-            metavar="tim://HOST:PORT",
-            help="The server; tims://HOST:PORT for TLS.",
-        ),
-    ):
-        decorated = option(decorated)
-    return decorated
 
 
 reconnect_option = click.option(

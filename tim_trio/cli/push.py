@@ -12,14 +12,13 @@ from typing import Final
 import click
 import trio
 
+from tim_trio.cli.login import Login, server_options
 from tim_trio.cli.options import (
-    Login,
     byte_count,
     byte_rate,
     quiet_option,
     reconnect_option,
     room_id,
-    server_options,
 )
 from tim_trio.cli.push_media import check_installed, open_media, push_media
 from tim_trio.cli.pushing import check_mode, check_result, progress_of, wait_watched
@@ -172,10 +171,10 @@ def push(
         return 0
 
     denied = (
-        f"account {login.account} may not push to room {room}; its creator allows it with "
-        f"`tim_trio room grant {room} {login.account}`"
+        f"{login.who} may not push to room {room}; its creator allows it with "
+        f"`tim_trio room grant {room} {login.account or 'NAME'}`"
         if room
-        else f"account {login.account} may not register rooms"
+        else f"{login.who} may not register rooms"
     )
     try:
         return run(command, room=room, denied=denied)

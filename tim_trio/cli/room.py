@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import click
 
-from tim_trio.cli.options import Login, account_name, room_id, server_options
+from tim_trio.cli.login import Login, server_options
+from tim_trio.cli.options import account_name, room_id
 from tim_trio.cli.progress import format_bytes
 from tim_trio.cli.runner import run
 from tim_trio.net.client import Client
@@ -74,7 +75,7 @@ def register(mode: Mode, gather_ms: int, idle_timeout_s: int, login: Login) -> i
             )
         )
 
-    return _run(login, act, denied=f"account {login.account} may not register rooms")
+    return _run(login, act, denied=f"{login.who} may not register rooms")
 
 
 @room.command()

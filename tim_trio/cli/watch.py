@@ -8,7 +8,8 @@ from typing import Final
 import click
 import trio
 
-from tim_trio.cli.options import Login, quiet_option, reconnect_option, room_id, server_options
+from tim_trio.cli.login import Login, server_options
+from tim_trio.cli.options import quiet_option, reconnect_option, room_id
 from tim_trio.cli.output import Output, OutputClosed
 from tim_trio.cli.progress import Progress
 from tim_trio.cli.runner import PIPE_CLOSED, run

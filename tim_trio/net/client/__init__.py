@@ -1,8 +1,9 @@
 """The client library. `connect` is where to begin."""
 
 from tim_trio.net.client.account_streams import AccountStreams, Receipt
-from tim_trio.net.client.client import Client, connect, open_client
+from tim_trio.net.client.client import Client
 from tim_trio.net.client.connection import Bounds
+from tim_trio.net.client.contacts import Contact, Contacts
 from tim_trio.net.client.errors import (
     ConnectFailed,
     NotATimServer,
@@ -21,6 +22,7 @@ from tim_trio.net.client.notices import (
     Reconnected,
     Reconnecting,
 )
+from tim_trio.net.client.opening import connect, open_client, register_account
 from tim_trio.net.client.source import Source
 from tim_trio.net.client.subscription import Subscription
 
@@ -31,6 +33,8 @@ __all__ = [
     "Bounds",
     "Client",
     "ConnectFailed",
+    "Contact",
+    "Contacts",
     "Item",
     "NotATimServer",
     "Receipt",
@@ -47,4 +51,5 @@ __all__ = [
     "TlsFailed",
     "connect",
     "open_client",
+    "register_account",
 ]

@@ -6,16 +6,14 @@ Source: protocol.md, sections 6 to 9 and 13.
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 import attrs
 import trio
 
-from tim_trio.errors import ConnectionClosed, LocalProtocolError
+from tim_trio.errors import Code, ConnectionClosed, LocalProtocolError
 from tim_trio.net.client.account_streams import (
     FIRST_OWN_KIND,
     OWN_KINDS,
@@ -25,16 +23,13 @@ from tim_trio.net.client.account_streams import (
     check_size,
     send_to,
 )
-from tim_trio.net.client.address import Address, parse_address
-from tim_trio.net.client.budget import ReceiveBudget
-from tim_trio.net.client.connection import Bounds, Connection, start_connection
-from tim_trio.net.client.dial import client_context, dial
-from tim_trio.net.client.errors import NotATimServer
+from tim_trio.net.client.connection import Connection
+from tim_trio.net.client.contacts import Contacts
+from tim_trio.net.client.credentials import Credentials, Secret, secret_bytes
+from tim_trio.net.client.events import AccountEvents
 from tim_trio.net.client.feed import Feed, credit_window
 from tim_trio.net.client.line import Line
 from tim_trio.net.client.notices import AccountEvent, Reconnected, Reconnecting
-from tim_trio.net.client.plain_nursery import open_plain_nursery
-from tim_trio.net.client.reconnect import Reconnector
 from tim_trio.net.client.session import Session
 from tim_trio.net.client.source import Source
 from tim_trio.net.client.subscription import Subscription
@@ -45,12 +40,6 @@ from tim_trio.protocol.wire import TOKEN_BYTES
 
 A = TypeVar("A")
 C = TypeVar("C")
-
-#: Opens another stream: to where the server has sent us, or to the usual place.
-Dial = Callable[[Address | None], Awaitable[trio.abc.Stream]]
-
-#: Account events kept for `Client.events`; the oldest go first.
-MAX_EVENTS: Final = 1000
 
 Mode = Literal["live", "reliable"]
 Start = Literal["group", "live"]
@@ -70,37 +59,6 @@ def room_number(room: str | int) -> int:
     if not is_room_id(room):
         raise ValueError(f"{room} is not a room id")
     return room
-
-
-@attrs.define(eq=False)
-class AccountEvents:
-    """Events about the account, in the order they came. Made by `Client.events`."""
-
-    _client: Client = attrs.field(repr=False)
-    _queue: deque[AccountEvent] = attrs.Factory(lambda: deque(maxlen=MAX_EVENTS))
-    _listeners: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
-
-    def __aiter__(self) -> AccountEvents:
-        return self
-
-    async def __anext__(self) -> AccountEvent:
-        """Return the next event. Cancelled, nothing is lost.
-
-        Raises:
-            ConnectionClosed: the connection is over and nothing is left.
-        """
-        await trio.lowlevel.checkpoint()
-        while not self._queue:
-            self._client._line.raise_if_over()
-            await self._listeners.park()
-        return self._queue.popleft()
-
-    def _put(self, event: AccountEvent) -> None:
-        self._queue.append(event)
-        self._listeners.unpark_all()
-
-    def _wake(self) -> None:
-        self._listeners.unpark_all()
 
 
 @attrs.define(eq=False)
@@ -124,6 +82,7 @@ class Client:
     _line: Line = attrs.field(repr=False)
     _nursery: trio.Nursery = attrs.field(repr=False)
     _switchboard: Switchboard = attrs.field(repr=False)
+    _credentials: Credentials = attrs.field(repr=False)
     _subscriptions: dict[int, Subscription] = attrs.Factory(dict)
     _sources: list[Source] = attrs.Factory(list)
     #: Tokens in use or being opened here; the same one twice would be one source.
@@ -132,7 +91,7 @@ class Client:
     _away: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self._events = AccountEvents(self)
+        self._events = AccountEvents(self._line)
 
     @property
     def _connection(self) -> Connection:
@@ -144,6 +103,21 @@ class Client:
         identity = self._connection.identity
         assert identity is not None
         return identity.account
+
+    @property
+    def rights(self) -> messages.Right:
+        """What the account may do beside what everyone may."""
+        identity = self._connection.identity
+        assert identity is not None
+        return messages.Right(identity.rights)
+
+    @property
+    def session_token(self) -> bytes:
+        """What signs in again without a password, for `connect`; empty for none.
+
+        As good as the password: keep it where nobody else can read.
+        """
+        return self._credentials.session_token
 
     @property
     def server(self) -> messages.Welcome:
@@ -237,7 +211,7 @@ class Client:
         return answer.told
 
     def events(self) -> AccountEvents:
-        """Return an iterator over PushAsked, PushGranted and GoAway as they come.
+        """Return an iterator over PushAsked, PushGranted, ContactChanged and GoAway as they come.
 
         Also over Reconnecting and Reconnected, in between. The newest
         thousand wait for whoever iterates; each goes to one iterator.
@@ -245,6 +219,29 @@ class Client:
         more, and will be none.
         """
         return self._events
+
+    # -- the account ---------------------------------------------------------
+
+    async def change_password(self, old: Secret, new: Secret) -> None:
+        """Change our password. Every other device of the account is signed out.
+
+        Raises:
+            BadCredentials: ``old`` is not the password.
+            RoomError: ``weak_password``; ``not_supported`` where the server
+                does not keep the accounts.
+        """
+        await self._request(
+            messages.ChangePassword(
+                old=secret_bytes(old, "a password"), new=secret_bytes(new, "a password")
+            ),
+            messages.ChangePasswordAnswer,
+        )
+        self._credentials.change_password(secret_bytes(new, "a password"))
+
+    @property
+    def contacts(self) -> Contacts:
+        """Our contacts and blocks, and who may send to us."""
+        return Contacts(self._line)
 
     # -- account streams -----------------------------------------------------
 
@@ -476,7 +473,9 @@ class Client:
         connection = session.connection
         error = connection.closed_error()
         is_newest = not self._line.is_set or self._line.session is session
-        if not self._line.reconnects or (is_newest and not error.retryable):
+        # With a fresh token nothing has expired.
+        has_run_out = error.code == Code.EXPIRED and self._credentials.is_renewable
+        if not self._line.reconnects or (is_newest and not error.retryable and not has_run_out):
             self._give_up(connection.closed_error)
             return
         for source in session.sources.values():
@@ -504,145 +503,8 @@ class Client:
         return rooms | {room for room, one in self._subscriptions.items() if not one._is_over}
 
 
-def _check_account(account: str) -> None:
-    if not messages.is_account_name(account):
-        raise ValueError(f"{account!r} is not an account name")
-
-
 def _choose(choices: dict[str, C], text: str) -> C:
     try:
         return choices[text]
     except KeyError:
         raise ValueError(f"{text!r} is none of {', '.join(map(repr, choices))}") from None
-
-
-@asynccontextmanager
-async def open_client(
-    stream: trio.abc.Stream,
-    *,
-    account: str,
-    device: str = "",
-    handshake_timeout_s: float = 10.0,
-    bounds: Bounds | None = None,
-    dial: Dial | None = None,
-) -> AsyncIterator[Client]:
-    """As `connect`, over a stream that is connected already; it is closed at the end.
-
-    Args:
-        dial: opens another stream when this one is lost; None: do not
-            reconnect. It raises ConnectFailed where that is not possible.
-    """
-    _check_account(account)
-    bounds = bounds or Bounds()
-    budget = ReceiveBudget(bounds.receive_buffer_bytes, bounds.request_headroom_bytes)
-
-    async def sign_in(stream: trio.abc.Stream) -> Session:
-        session = Session(client)
-        client._switchboard.begin()
-        await start_connection(
-            nursery,
-            stream,
-            session,
-            account=account,
-            device=device,
-            handshake_timeout_s=handshake_timeout_s,
-            bounds=bounds,
-            budget=budget,
-        )
-        opened[:] = [one for one in opened if not one.connection.is_over]
-        opened.append(session)
-        return session
-
-    async def open_another(where: Address | None) -> Session:
-        assert dial is not None
-        return await sign_in(await dial(where))
-
-    opened: list[Session] = []
-    async with open_plain_nursery() as nursery:
-        client = Client(
-            Line(reconnects=dial is not None), nursery, Switchboard(bounds.account_stream_bytes)
-        )
-        client._line.use(await sign_in(stream))
-        try:
-            if dial is not None:
-                reconnector = Reconnector(client, open_another, bounds.reconnect_for_s)
-                nursery.start_soon(reconnector.run)
-            yield client
-        finally:
-            # Nobody looks for another connection from here on; the connections'
-            # own tasks are shielded, and end by their goodbye.
-            client._line.reconnects = False
-            nursery.cancel_scope.cancel()
-            for session in opened:
-                await session.connection.aclose()
-
-
-@asynccontextmanager
-async def connect(
-    address: str,
-    *,
-    account: str,
-    device: str = "",
-    tls_ca: str | Path | None = None,
-    connect_timeout_s: float = 10.0,
-    reconnect: bool = True,
-    bounds: Bounds | None = None,
-) -> AsyncIterator[Client]:
-    """Connect to a server and sign in for the block.
-
-    ::
-
-        async with tim_trio.connect("tim://127.0.0.1:7600", account="alice") as client:
-            room = await client.register_room()
-            async with client.publish(room) as source:
-                await source.send(b"hello")
-
-    An exception of the block comes out as it is, not in a group. When the
-    connection is lost, the block goes on; sources and subscriptions of it
-    wait for the next connection, or raise ConnectionClosed when there will
-    be none.
-
-    Args:
-        address: ``tim://HOST:PORT``, or ``tims://HOST:PORT`` for TLS.
-        account: who we are.
-        device: a name for this device in the account's own list.
-        tls_ca: a PEM file with the authorities to trust, instead of the system's.
-        connect_timeout_s: for connecting, and again for the greeting.
-        reconnect: connect again after a loss, or a close that does not forbid
-            it, for `Bounds.reconnect_for_s`. The first connection is tried once.
-        bounds: timeouts and buffer sizes.
-
-    Raises:
-        ValueError: ``address`` or ``account`` is malformed.
-        ConnectFailed: nobody answers; NotATimServer: someone else does;
-            TlsFailed: the server does not prove who it is.
-        ConnectionClosed: the server closed, and said why.
-        RoomError: the server does not want this account.
-    """
-    where = parse_address(address)
-    _check_account(account)
-    context = None
-    if where.tls:
-        ca = None if tls_ca is None else Path(tls_ca)
-        context = await trio.to_thread.run_sync(client_context, ca)
-
-    async def open_stream(elsewhere: Address | None) -> trio.abc.Stream:
-        to = where
-        if elsewhere is not None:
-            # Where a server sends us we go as we came to it: never without TLS.
-            to = attrs.evolve(elsewhere, tls=where.tls)
-        return await dial(to, connect_timeout_s, context)
-
-    stream = await open_stream(None)
-    try:
-        async with open_client(
-            stream,
-            account=account,
-            device=device,
-            handshake_timeout_s=connect_timeout_s,
-            bounds=bounds,
-            dial=open_stream if reconnect else None,
-        ) as client:
-            yield client
-    except NotATimServer:
-        raise NotATimServer(f"what answers at {where} is not a tim_trio server") from None

@@ -20,6 +20,7 @@ import trio
 
 from tim_trio._version import __version__
 from tim_trio.errors import (
+    BadCredentials,
     Code,
     ConnectionClosed,
     RemoteProtocolError,
@@ -27,6 +28,7 @@ from tim_trio.errors import (
     room_error,
 )
 from tim_trio.net.client.budget import ReceiveBudget
+from tim_trio.net.client.credentials import Credentials
 from tim_trio.net.client.errors import ConnectFailed, NotATimServer, RequestTimedOut
 from tim_trio.net.client.outgoing import Outgoing
 from tim_trio.protocol import messages
@@ -43,6 +45,8 @@ _GREETING_BYTES: Final = 64 * 1024
 _LAST_WORDS_S: Final = 1.0
 #: Silence of so many ping intervals means that the server is gone.
 _SILENT_INTERVALS: Final = 3
+#: HELLO and so much fit into what a server takes before its WELCOME.
+_SHORT_SECRET_BYTES: Final = 1024
 _MAX_REQUEST_ID: Final = 2**32 - 1
 _CAPABILITIES: Final = messages.Capability.RELIABLE | messages.Capability.ACCOUNT_STREAMS
 
@@ -400,13 +404,14 @@ class Connection:
 
     # -- the handshake -------------------------------------------------------
 
-    async def handshake(self, *, account: str, device: str, timeout_s: float) -> None:
-        """Say HELLO and who we are, in one go.
+    async def handshake(self, credentials: Credentials | None, timeout_s: float) -> None:
+        """Say HELLO and who we are, in one go where that fits; None: only HELLO.
 
         Raises:
             NotATimServer: the answer was none of this protocol.
             ConnectFailed: no answer in time.
             ConnectionClosed: the server closed, and said why.
+            BadCredentials: the secret is not the account's.
             RoomError: the server does not want this account.
         """
         try:
@@ -422,23 +427,36 @@ class Connection:
                     timeout_s=math.inf,
                     on_answer=self._on_welcome,
                 )
-                who = self._start(
-                    messages.Authenticate(
-                        method=messages.AuthMethod.NAME,
-                        account=account,
-                        secret=b"",
-                        device=device,
-                    ),
-                    timeout_s=math.inf,
-                )
-                await self._finish(hello)
-                self.identity = cast(messages.AuthenticateAnswer, await self._finish(who))
+                if credentials is None:
+                    await self._finish(hello)
+                else:
+                    self.identity = await self._sign_in(credentials, hello)
         except trio.TooSlowError:
             raise ConnectFailed(f"no greeting within {timeout_s:g} s") from None
         except ConnectionClosed as error:
             if self._spoke_otherwise or (error.code is None and self.welcome is None):
                 raise NotATimServer("what answers there is not a tim_trio server") from None
             raise
+
+    async def _sign_in(
+        self, credentials: Credentials, hello: _Request
+    ) -> messages.AuthenticateAnswer:
+        who = await credentials.request()
+        started = None
+        if len(who.secret) <= _SHORT_SECRET_BYTES:
+            started = self._start(who, timeout_s=math.inf)
+        await self._finish(hello)
+        if started is None:
+            started = self._start(who, timeout_s=math.inf)
+        try:
+            answer = cast(messages.AuthenticateAnswer, await self._finish(started))
+        except BadCredentials:
+            if not credentials.fall_back():
+                raise
+            again = await credentials.request()
+            answer = await self.request(again, messages.AuthenticateAnswer, timeout_s=math.inf)
+        credentials.learn(answer)
+        return answer
 
     def _on_welcome(self, welcome: messages.Welcome) -> None:
         self.welcome = welcome
@@ -452,8 +470,7 @@ async def start_connection(
     stream: trio.abc.Stream,
     receiver: Receiver,
     *,
-    account: str,
-    device: str,
+    credentials: Credentials | None,
     handshake_timeout_s: float,
     bounds: Bounds,
     budget: ReceiveBudget,
@@ -476,7 +493,7 @@ async def start_connection(
     )
     nursery.start_soon(connection.run)
     try:
-        await connection.handshake(account=account, device=device, timeout_s=handshake_timeout_s)
+        await connection.handshake(credentials, handshake_timeout_s)
     except BaseException:
         await connection.aclose()
         raise

@@ -56,6 +56,11 @@ class Line:
         self.session = session
         self._changed.unpark_all()
 
+    async def wait_other(self, session: Session) -> None:
+        """Wait until this is no longer the session, or nothing is any more."""
+        while self.session is session and not self.is_over:
+            await self._changed.park()
+
     async def up(self) -> Session:
         """Return the session, once the connection is there.
 

@@ -49,5 +49,10 @@ class Reconnected:
 Notice = messages.Gap | messages.SourceJoined | messages.SourceLeft | Reconnecting | Reconnected
 Item = StreamFrame | Notice
 AccountEvent = (
-    messages.PushAsked | messages.PushGranted | messages.GoAway | Reconnecting | Reconnected
+    messages.PushAsked
+    | messages.PushGranted
+    | messages.ContactChanged
+    | messages.GoAway
+    | Reconnecting
+    | Reconnected
 )

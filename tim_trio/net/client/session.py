@@ -40,8 +40,8 @@ class Session:
     Attributes:
         feeds: by room.
         sources: by room and number.
-        go_away: the server's wish that we leave, once it has said so.
-        stirred: set by that wish, and at the end.
+        go_away: that we are to leave, once the server or our own clock has said so.
+        stirred: set by that, and at the end.
     """
 
     _owner: Owner
@@ -79,7 +79,7 @@ class Session:
                 self._end_source(event.room, event.source, lambda r: SourceRevoked(r, reason))
             case messages.Replaced():
                 self._end_source(event.room, event.source, SourceReplaced)
-            case messages.PushAsked() | messages.PushGranted():
+            case messages.PushAsked() | messages.PushGranted() | messages.ContactChanged():
                 self._owner.on_account_event(event)
             case messages.AccountStream():
                 self._owner.on_account_stream(self, event)
@@ -92,6 +92,11 @@ class Session:
 
     def on_closed(self) -> None:
         self._owner.on_session_over(self)
+        self.stirred.set()
+
+    def leave_soon(self) -> None:
+        """Have the client go on over another connection, as if the server had said so."""
+        self.go_away = messages.GoAway(reason=messages.GoAwayReason.MOVING, address="", spread_ms=0)
         self.stirred.set()
 
     def drop_source(self, source: Source) -> bool:
