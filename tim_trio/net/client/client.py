@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 import attrs
@@ -28,6 +29,11 @@ from tim_trio.net.client.contacts import Contacts
 from tim_trio.net.client.credentials import Credentials, Secret, secret_bytes
 from tim_trio.net.client.events import AccountEvents
 from tim_trio.net.client.feed import Feed, credit_window
+from tim_trio.net.client.files import receiving, sending
+from tim_trio.net.client.files.incoming import Ask
+from tim_trio.net.client.files.receiving import FileReceiver
+from tim_trio.net.client.files.sending import FileSent
+from tim_trio.net.client.files.transfer import FileTransfer
 from tim_trio.net.client.line import Line
 from tim_trio.net.client.notices import AccountEvent, Reconnected, Reconnecting
 from tim_trio.net.client.session import Session
@@ -89,6 +95,8 @@ class Client:
     _tokens: set[bytes] = attrs.field(factory=set, repr=False)
     _events: AccountEvents = attrs.field(init=False, repr=False)
     _away: bool = False
+    #: Files on their way out: their offers are not for us.
+    _sending: set[str] = attrs.Factory(set)
 
     def __attrs_post_init__(self) -> None:
         self._events = AccountEvents(self._line)
@@ -286,6 +294,95 @@ class Client:
                 application's own: 256 to 65,535.
         """
         return self._switchboard.open(self._line, kinds)
+
+    # -- files ---------------------------------------------------------------
+
+    async def send_file(
+        self,
+        path: str | Path,
+        *,
+        to: str,
+        name: str | None = None,
+        media_type: str = "",
+        answer_within_s: float = 120.0,
+        resume_within_s: float = 300.0,
+        may_be_offline: bool = False,
+        transfer: FileTransfer | None = None,
+    ) -> FileSent:
+        """Send a file to an account, and return when it has arrived there whole.
+
+        First the file is read for its SHA-256, then it is offered until one
+        of the account's devices accepts. When the connection, the server or
+        the receiver goes away meanwhile, it is offered again and goes on
+        where the receiver stands. Disk work is done in threads.
+
+        Cancelled, it tells the receiver so, whose part stays: send the same
+        file again, from another process too, and it goes on.
+
+        Args:
+            name: what to call it there; by default what it is called here.
+            media_type: what it is, such as ``"video/mp4"``.
+            answer_within_s: how long to wait for an answer at first.
+            resume_within_s: how long to wait after an interruption.
+            may_be_offline: wait also for a receiver who is not online at first.
+            transfer: shows how far it is, and cancels it for good.
+
+        Raises:
+            FileTransferError: it did not get there; its kinds say why.
+            NotSupported: the server does not serve account streams.
+            ConnectionClosed: the connection is over, and there will be no other.
+        """
+        path = Path(path)
+        return await sending.send_file(
+            self,
+            path,
+            to=to,
+            name=path.name if name is None else name,
+            media_type=media_type,
+            answer_within_s=answer_within_s,
+            resume_within_s=resume_within_s,
+            may_be_offline=may_be_offline,
+            transfer=FileTransfer() if transfer is None else transfer,
+        )
+
+    @asynccontextmanager
+    async def receive_files(
+        self,
+        directory: str | Path,
+        *,
+        accept: Ask | None = None,
+        accept_from: Collection[str] = (),
+        patience_s: float = 300.0,
+    ) -> AsyncIterator[FileReceiver]:
+        """Take files that other accounts send into a directory, for the block.
+
+        ::
+
+            async with client.receive_files("inbox", accept_from={"alice"}) as arrivals:
+                async for arrival in arrivals:
+                    print(arrival.path or arrival.error)
+
+        A file appears under its name only when it is whole and its SHA-256
+        is right, and never in the place of another. Until then it is a
+        hidden part, with which this or another process goes on when the file
+        is offered again.
+
+        Args:
+            accept: asks whether a file is wanted. It is cancelled when the
+                sender takes the offer back or another device answers first.
+                None: nobody is asked, and the answer is no.
+            accept_from: accounts from whom everything is wanted.
+            patience_s: how long a sender may stay away in mid-transfer; its
+                part stays for later.
+
+        Raises:
+            NotSupported: the server does not serve account streams.
+            OSError: the directory cannot be read.
+        """
+        async with receiving.receive_files(
+            self, Path(directory), ask=accept, accept_from=accept_from, patience_s=patience_s
+        ) as receiver:
+            yield receiver
 
     # -- publishing ----------------------------------------------------------
 

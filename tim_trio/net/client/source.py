@@ -209,6 +209,19 @@ class Source:
                 return self.viewers
             await self._waiting.park()
 
+    async def next_viewers(self, known: int | None) -> int:
+        """Wait until the room has another number of subscriptions than ``known``; return it.
+
+        Raises:
+            as `send`.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            self._raise_if_over()
+            if self.viewers is not None and self.viewers != known:
+                return self.viewers
+            await self._waiting.park()
+
     def _check(self, payload: Payload, track: int, init: bool, end: bool) -> int:
         """Return the size of the frame, or raise LocalProtocolError."""
         limits = self._line.session.connection.limits
