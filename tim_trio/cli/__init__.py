@@ -13,6 +13,8 @@ from typing import Final
 import click
 
 from tim_trio.cli.account import account
+from tim_trio.cli.contact import contact
+from tim_trio.cli.message import message
 from tim_trio.cli.push import push
 from tim_trio.cli.room import room
 from tim_trio.cli.runner import PIPE_CLOSED
@@ -54,7 +56,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, push, watch, room, account, token, config, version):
+for command in (serve, push, watch, room, message, contact, account, token, config, version):
     cli.add_command(command)
 
 
