@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from tim_trio.core.accounts import Identity, OpenAuthenticator, Revocation
+from tim_trio.core.form import Form
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
@@ -161,6 +162,23 @@ class Wire:
         return size
 
 
+class Brackets:
+    """A form that anyone can read: ``[frames]``, and nothing for what begins with ``unsayable``.
+
+    ``encoded`` keeps what it was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.encoded: list[bytes] = []
+
+    def encode(self, data: Buffer) -> bytes:
+        self.encoded.append(bytes(data))
+        return b"" if bytes(data[:9]) == b"unsayable" else b"[%b]" % data
+
+    def farewell(self, code: int | None) -> bytes:
+        return b"bye %d" % code if code else b""
+
+
 @attrs.define(eq=False)
 class Peer:
     """One connection without its socket: a member, its outbox, and the wire behind it."""
@@ -169,6 +187,7 @@ class Peer:
     account: str
     rights: Right
     wire: Wire = attrs.field(factory=Wire)
+    form: Form | None = None
     aborts: int = 0
     writers: int = 0
     outbox: Outbox = attrs.field(init=False)
@@ -181,6 +200,7 @@ class Peer:
             self.node,
             start_writer=self._start_writer,
             on_abort=self._on_abort,
+            form=self.form,
         )
         self.member = Member(self.account, self.outbox, self.rights)
 
@@ -231,9 +251,10 @@ def make_peer(
     account: str = "alice",
     budget: int | None = None,
     rights: Right = Right.REGISTER_ROOMS,
+    form: Form | None = None,
 ) -> Peer:
     """Return a connection; without a node on one of its own."""
-    return Peer(node or Node(LIMITS), account, rights, Wire(budget))
+    return Peer(node or Node(LIMITS), account, rights, Wire(budget), form)
 
 
 def make_room(

@@ -2,7 +2,17 @@
 
 import pytest
 
-from tests.core.builders import KEY, LIMITS, ROOM, TOKEN, Peer, TrackWriter, make_peer, seqs
+from tests.core.builders import (
+    KEY,
+    LIMITS,
+    ROOM,
+    TOKEN,
+    Brackets,
+    Peer,
+    TrackWriter,
+    make_peer,
+    seqs,
+)
 from tim_trio.core.audience import Audience
 from tim_trio.core.cache import CacheBudget
 from tim_trio.core.node import Node
@@ -21,8 +31,8 @@ class Hall:
         self.track: Track = source.new_track(0, CacheBudget(self.node))
         self.writer = TrackWriter()
 
-    def join(self, budget: int | None = None) -> Peer:
-        peer = make_peer(self.node, budget=budget)
+    def join(self, budget: int | None = None, form: Brackets | None = None) -> Peer:
+        peer = make_peer(self.node, budget=budget, form=form)
         self.audience.join(peer.member, Subscription(ROOM, peer.outbox, self.node))
         return peer
 
@@ -131,3 +141,57 @@ def test_events_reach_everyone_in_order_with_the_data(hall: Hall) -> None:
     slow.drain()
     assert seqs(slow.new()) == seqs(quick.new()) == [0, 1]
     assert slow.outbox.control.pending_bytes == 0
+
+
+# Other wires
+
+
+def test_each_form_encodes_a_run_once_for_all_its_subscribers(hall: Hall) -> None:
+    one, other = Brackets(), Brackets()
+    plain = hall.join()
+    ones = [hall.join(form=one) for _ in range(3)]
+    another = hall.join(form=other)
+    run = hall.writer.run(KEY)
+    hall.audience.send(run.data, ((run, hall.track),), 0.0)
+    assert (len(one.encoded), len(other.encoded)) == (1, 1)
+    assert bytes(plain.wire.taken) == run.data
+    for peer in (*ones, another):
+        assert bytes(peer.wire.taken) == b"[" + run.data + b"]"
+
+
+def test_who_is_behind_gets_the_rest_of_the_encoded_bytes(hall: Hall) -> None:
+    slow, full = hall.join(budget=5, form=Brackets()), hall.join(budget=0, form=Brackets())
+    hall.send(100)
+    hall.send(50)
+    for peer in (slow, full):
+        assert hall.subscription(peer).backlog.pending_bytes == 154 - len(peer.wire.taken)
+        peer.drain()
+        taken = bytes(peer.wire.taken)
+        assert (taken[:1], taken[101:103], taken[153:]) == (b"[", b"][", b"]")
+    assert hall.node.backlog_bytes == 0
+
+
+def test_a_form_that_has_nothing_to_say_for_a_run_costs_no_write(hall: Hall) -> None:
+    peer = hall.join(form=Brackets())
+    hall.audience.send(b"unsayable", (), 0.0)
+    assert peer.wire.writes == []
+
+
+def test_events_go_to_all_wires(hall: Hall) -> None:
+    plain, other = hall.join(), hall.join(form=Brackets())
+    hall.audience.tell(b"event", 0.0)
+    assert bytes(plain.wire.taken) == b"event"
+    assert bytes(other.wire.taken) == b"[event]"
+
+
+def test_reliable_data_goes_to_all_wires_and_is_paid_for_as_it_is_there(hall: Hall) -> None:
+    pace = Pace(8192, 0, 4096, lambda _: None)
+    plain, other = hall.join(budget=0), hall.join(budget=0, form=Brackets())
+    for peer in (plain, other):
+        pace.join(hall.subscription(peer))
+    hall.audience.send_reliably(b"x" * 100, pace, 0.0)
+    pending = [pace.flow(hall.subscription(peer)).pending_bytes for peer in (plain, other)]
+    assert pending == [100, 102]
+    other.drain()
+    assert bytes(other.wire.taken) == b"[" + b"x" * 100 + b"]"
+    assert pace.flow(hall.subscription(other)).pending_bytes == 0

@@ -4,7 +4,7 @@ import attrs
 import pytest
 import trio
 
-from tests.core.builders import LIMITS, Peer, Wire, limits, make_peer
+from tests.core.builders import LIMITS, Brackets, Peer, Wire, limits, make_peer
 from tim_trio.core import outbox as outbox_module
 from tim_trio.core.node import Node
 from tim_trio.core.outbox import Backlog, Buffer, Outbox, SharedPiece
@@ -479,3 +479,58 @@ def test_discard_keeps_the_reason_of_an_earlier_close() -> None:
     peer.outbox.discard()
     assert (peer.outbox.close_code, peer.aborts) == (Code.IDLE_TIMEOUT, 0)
     assert peer.node.backlog_bytes == 0
+
+
+# A form
+
+
+def test_what_is_put_is_encoded_and_what_is_encoded_is_not() -> None:
+    peer = make_peer(form=Brackets())
+    peer.outbox.put(b"data", Backlog(), 0.0)
+    peer.outbox.put_control(b"answer", 0.0)
+    peer.outbox.put_encoded(b"opening", Backlog(), 0.0)
+    peer.outbox.put_control_encoded(b"pong", 0.0)
+    assert bytes(peer.wire.taken) == b"[data][answer]openingpong"
+
+
+def test_bytes_of_the_wire_stand_in_line_and_count() -> None:
+    peer = make_peer(budget=0, form=Brackets())
+    ledger = Backlog()
+    peer.outbox.put(b"data", ledger, 0.0)
+    peer.outbox.put_control_encoded(b"pong", 0.0)
+    assert (ledger.pending_bytes, peer.outbox.control.pending_bytes) == (6, 4)
+    assert peer.outbox.pending_bytes == 10
+    peer.drain()
+    assert bytes(peer.wire.taken) == b"[data]pong"
+
+
+def test_a_flood_of_bytes_of_the_wire_is_a_slow_consumer() -> None:
+    peer = make_peer(budget=0, form=Brackets())
+    for _ in range(LIMITS.control_backlog_bytes // 1000):
+        peer.outbox.put_control_encoded(bytes(1000), 0.0)
+    assert not peer.outbox.closed
+    peer.outbox.put_control_encoded(bytes(1000), 0.0)
+    assert peer.outbox.close_code == Code.SLOW_CONSUMER
+
+
+def test_nothing_to_say_is_neither_written_nor_queued() -> None:
+    peer = make_peer(form=Brackets())
+    peer.outbox.put(b"unsayable", Backlog(), 0.0)
+    assert peer.wire.writes == []
+    peer.wire.budget = 0
+    peer.outbox.put(b"unsayable", Backlog(), 0.0)
+    assert peer.outbox.pending_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "frame, code, expected",
+    [(b"CLOSE", 1000, b"[CLOSE]bye 1000"), (b"CLOSE", None, b"[CLOSE]"), (None, 1000, b"")],
+)
+def test_the_farewell_stands_behind_the_close(
+    frame: bytes | None, code: int | None, expected: bytes
+) -> None:
+    peer = make_peer(form=Brackets())
+    peer.outbox.close(frame, code, 0.0)
+    peer.outbox.put(b"late", Backlog(), 0.0)
+    peer.outbox.put_control_encoded(b"late", 0.0)
+    assert bytes(peer.wire.taken) == expected

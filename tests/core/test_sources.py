@@ -9,6 +9,7 @@ from tests.core.builders import (
     INIT,
     KEY,
     TOKEN,
+    Brackets,
     TrackWriter,
     limits,
     make_peer,
@@ -22,6 +23,7 @@ from tim_trio.core.node import Node
 from tim_trio.core.pace import Pace
 from tim_trio.core.sources import Source, Track, check_sequence
 from tim_trio.errors import Code, RemoteProtocolError
+from tim_trio.limits import MIB
 from tim_trio.protocol.messages import TrackInfo, TrackState
 from tim_trio.protocol.runs import Run
 from tim_trio.protocol.stream import StreamFrame
@@ -296,3 +298,53 @@ def test_what_a_reliable_room_held_is_the_first_subscribers(
         assert seqs(received(source, node, with_groups=with_groups)) == [0, 1, 2]
     source.pace.held = None
     assert seqs(received(source, node, with_groups=True)) == [0, 2]
+
+
+# Openings for other wires
+
+
+def test_an_opening_is_encoded_once_for_each_form_and_shared(
+    source: Source, node: Node, budget: CacheBudget
+) -> None:
+    follow(source, TrackWriter().run(KEY, 0), budget, 1)
+    one, other = Brackets(), Brackets()
+    plain = source.opening(node, with_groups=True)
+    piece = source.opening(node, with_groups=True, form=one)
+    assert piece is source.opening(node, with_groups=True, form=one)
+    assert piece is not source.opening(node, with_groups=True, form=other)
+    assert piece.data == b"[" + plain.data + b"]"
+    assert len(one.encoded) == 1
+    # Each of them is held, and given up with the next frame.
+    assert node.pinned_bytes == 3 * len(plain.data) + 4
+    source.changed()
+    assert node.pinned_bytes == 0
+
+
+def test_a_large_opening_is_several_pieces_on_other_wires(source: Source) -> None:
+    node = Node(limits(room_cache_bytes=MIB, node_cache_bytes=MIB))
+    budget = CacheBudget(node)
+    writer = TrackWriter()
+    for arrival in range(40):
+        follow(source, writer.run(0 if arrival else KEY, size=1000), budget, arrival)
+    plain = source.opening(node, with_groups=True)
+    form = Brackets()
+    piece = source.opening(node, with_groups=True, form=form)
+    assert piece.data == b"".join(b"[" + part + b"]" for part in form.encoded)
+    assert b"".join(form.encoded) == plain.data
+    # Whole frames, at least 16 KiB of them, and the rest.
+    assert [len(part) for part in form.encoded] == [17_000, 17_000, 6_000]
+
+
+def test_an_opening_that_is_empty_is_empty_on_every_wire(source: Source, node: Node) -> None:
+    form = Brackets()
+    assert source.opening(node, with_groups=True, form=form).data == b""
+    assert form.encoded == []
+
+
+def test_what_was_held_is_encoded_too(source: Source, node: Node) -> None:
+    run = TrackWriter().run(KEY)
+    source.pace = Pace(10**6, 10**6, 4096, lambda limit: None)
+    assert source.pace.held is not None
+    source.pace.held.append(run.data)
+    piece = source.opening(node, with_groups=True, form=Brackets())
+    assert piece.data == b"[" + run.data + b"]"
