@@ -163,7 +163,7 @@ class Wire:
 
 
 class Brackets:
-    """A form that anyone can read: ``[frames]``, and nothing for what begins with ``unsayable``.
+    """A form that anyone can read: ``[frames]``, and nothing for ``unsayable``.
 
     ``encoded`` keeps what it was asked for.
     """
@@ -172,8 +172,9 @@ class Brackets:
         self.encoded: list[bytes] = []
 
     def encode(self, data: Buffer) -> bytes:
-        self.encoded.append(bytes(data))
-        return b"" if bytes(data[:9]) == b"unsayable" else b"[%b]" % data
+        frames = bytes(data)
+        self.encoded.append(frames)
+        return b"" if frames == b"unsayable" else b"[" + frames + b"]"
 
     def farewell(self, code: int | None) -> bytes:
         return b"bye %d" % code if code else b""

@@ -150,6 +150,8 @@ async def _next_request(
 
 
 def _read_request(event: h11.Request) -> Request:
+    if not event.http_version.startswith(b"1."):
+        raise Unservable(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
     headers: dict[str, str] = {}
     for raw_name, raw_value in event.headers:
         name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")

@@ -47,6 +47,11 @@ _COUNTERS: Final = (
     ("bytes_out", "sent_bytes", "Bytes of stream frames, times the subscribers they went to."),
     ("gaps", "gaps", "Gaps announced to subscribers."),
     ("discarded", "frames_discarded", "Frames of sources that had ended."),
+    ("account_delivered", "account_streams_delivered", "Account messages, by connection."),
+    ("account_bytes", "account_streams_sent_bytes", "Payload bytes of account messages sent."),
+    ("account_refused", "account_streams_refused", "By a block or a policy, by receiver."),
+    ("account_missed", "account_streams_missed", "For nobody there or no such account."),
+    ("account_busy", "account_streams_busy", "For connections without room for them."),
 )
 
 

@@ -1,0 +1,172 @@
+"""What the web port answers, without a socket."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import pytest
+
+from tim_trio.net.http import Request, Response, Unservable
+from tim_trio.net.origin import OriginPolicy
+from tim_trio.net.site import COMMON_HEADERS, Caller, Site, make_pages
+from tim_trio.net.websocket import Opening
+
+FILES = {
+    "index.html": b"<!doctype html>",
+    "tim/index.js": b"export {};",
+    "tim/README": b"text",
+    "docs/index.html": b"docs",
+}
+HERE = Caller("127.0.0.1", True)
+THERE = Caller("192.0.2.1", False)
+UPGRADE = {
+    "upgrade": "websocket",
+    "connection": "Upgrade",
+    "sec-websocket-version": "13",
+    "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    "sec-websocket-protocol": "tim.1",
+}
+
+
+def make_site(*, ready: bool = True, bears_token: bool = False) -> Site:
+    return Site(
+        make_pages(FILES),
+        OriginPolicy(),
+        is_ready=lambda: ready,
+        render_figures=lambda: ("text/plain", b"figures"),
+        may_see_figures=lambda _: bears_token,
+    )
+
+
+def ask(
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    method: str = "GET",
+    host: str = "localhost",
+    caller: Caller = HERE,
+    site: Site | None = None,
+) -> Response | Opening:
+    sent = {"host": host, **(headers or {})}
+    try:
+        return (site or make_site()).answer(Request(method, host, path, sent), caller)
+    except Unservable as refused:
+        return refused.response
+
+
+def status(
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    method: str = "GET",
+    host: str = "localhost",
+    caller: Caller = HERE,
+    site: Site | None = None,
+) -> int:
+    answer = ask(path, headers, method=method, host=host, caller=caller, site=site)
+    assert isinstance(answer, Response)
+    return answer.status
+
+
+def test_pages() -> None:
+    index = ask("/")
+    assert isinstance(index, Response)
+    assert index.body == b"<!doctype html>"
+    headers = dict(index.headers)
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert headers["Cache-Control"] == "no-cache"
+    assert ask("/index.html") == index
+    script = ask("/tim/index.js")
+    assert isinstance(script, Response)
+    assert dict(script.headers)["Content-Type"] == "text/javascript; charset=utf-8"
+    other = ask("/tim/README")
+    assert isinstance(other, Response)
+    assert dict(other.headers)["Content-Type"] == "application/octet-stream"
+    docs = ask("/docs/")
+    assert isinstance(docs, Response)
+    assert docs.body == b"docs"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/tim",
+        "/tim/",
+        "//",
+        "/../site.py",
+        "/tim/../index.html",
+        "/tim/../../../etc/passwd",
+        "/%2e%2e/etc/passwd",
+        "/..%2f..%2fetc/passwd",
+        "/index.html\x00",
+        "/INDEX.HTML",
+        "/\\..\\",
+    ],
+)
+def test_no_path_leads_elsewhere(path: str) -> None:
+    answer = ask(path)
+    assert isinstance(answer, Response)
+    assert answer.status == HTTPStatus.NOT_FOUND
+    assert answer.body == b"Not Found\n"
+
+
+def test_a_page_that_is_known_is_not_sent_again() -> None:
+    index = ask("/")
+    assert isinstance(index, Response)
+    tag = dict(index.headers)["ETag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = ask("/", {"if-none-match": known})
+        assert isinstance(again, Response)
+        assert (again.status, again.body) == (HTTPStatus.NOT_MODIFIED, b"")
+        assert dict(again.headers)["ETag"] == tag
+    assert status("/", {"if-none-match": '"other"'}) == 200
+    assert make_pages({"a": b"1"})["/a"].tag != make_pages({"a": b"2"})["/a"].tag
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get"])
+def test_other_methods(method: str) -> None:
+    answer = ask("/", method=method)
+    assert isinstance(answer, Response)
+    assert answer.status == HTTPStatus.METHOD_NOT_ALLOWED
+    assert ("Allow", "GET, HEAD") in answer.headers
+
+
+def test_wrong_names_are_misdirected_whatever_they_ask() -> None:
+    for path in ("/", "/ws", "/metrics", "/healthz", "/nothing"):
+        assert status(path, host="evil.example") == HTTPStatus.MISDIRECTED_REQUEST
+        assert status(path, host="") == HTTPStatus.MISDIRECTED_REQUEST
+    assert status("/", host="evil.example", caller=THERE) == 200
+
+
+def test_health_and_readiness() -> None:
+    assert status("/healthz") == status("/readyz") == 200
+    draining = make_site(ready=False)
+    assert status("/healthz", site=draining) == 200
+    assert status("/readyz", site=draining) == 503
+
+
+def test_figures_are_for_this_machine_and_for_who_bears_the_token() -> None:
+    assert status("/metrics") == 200
+    assert status("/metrics", caller=THERE) == 401
+    assert status("/metrics", caller=THERE, site=make_site(bears_token=True)) == 200
+    # Through a proxy on this machine, for somebody elsewhere.
+    assert status("/metrics", {"x-forwarded-for": "192.0.2.1"}) == 401
+    assert status("/metrics", {"forwarded": "for=192.0.2.1"}) == 401
+    refused = ask("/metrics", caller=THERE)
+    assert isinstance(refused, Response)
+    assert ("WWW-Authenticate", "Bearer") in refused.headers
+
+
+def test_a_websocket_is_for_our_own_pages() -> None:
+    answer = ask("/ws", {**UPGRADE, "origin": "http://localhost:7680"}, host="localhost:7680")
+    assert isinstance(answer, Opening)
+    assert answer.answer.startswith(b"HTTP/1.1 101 ")
+    assert status("/ws", {**UPGRADE, "origin": "https://evil.example"}) == HTTPStatus.FORBIDDEN
+    assert status("/ws", UPGRADE, method="HEAD") == HTTPStatus.METHOD_NOT_ALLOWED
+
+
+def test_the_policy_lets_nothing_of_others_in() -> None:
+    policy = dict(COMMON_HEADERS)["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    for loose in ("unsafe", "http:", "https:", "*", "data: blob:"):
+        assert loose not in policy
