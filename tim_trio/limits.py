@@ -152,6 +152,16 @@ class Limits:
         2.0, "seconds", "for a closing connection to take its last frames", least=0.05
     )
 
+    read_together_ms: float = _bound(
+        2.0,
+        "milliseconds",
+        "while eight or more peers send in turn, what they send is read together so often: "
+        "a pass of the event loop for each piece costs as much as relaying it; 0 reads each "
+        "at once",
+        least=0.0,
+        most=100.0,
+    )
+
     # Requests
     commands_per_s: float = _bound(
         200.0, "requests per second", "per connection, sustained", least=1.0

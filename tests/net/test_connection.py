@@ -20,7 +20,8 @@ from tim_trio.core.node import Node
 from tim_trio.core.room import Room
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
-from tim_trio.net.connection import READ_BYTES, TcpConnection, configure_socket
+from tim_trio.net.connection import READ_BYTES, Arrival, TcpConnection, configure_socket
+from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.protocol import messages
 from tim_trio.protocol.runs import Run
 from tim_trio.protocol.stream import StreamFrame
@@ -53,6 +54,7 @@ class Rig:
 
     manager: RoomManager
     nursery: trio.Nursery
+    readiness: ReadinessLoop[Arrival]
     clients: list[RawClient] = attrs.Factory(list)
     results: dict[TcpConnection, int | None] = attrs.Factory(dict)
 
@@ -65,7 +67,7 @@ class Rig:
     ) -> tuple[TcpConnection, RawClient]:
         theirs, ours = tcp_pair(send_buffer=send_buffer, receive_buffer=receive_buffer)
         configure_socket(theirs)
-        connection = TcpConnection(theirs, "127.0.0.1", self.manager)
+        connection = TcpConnection(theirs, "127.0.0.1", self.manager, self.readiness)
         client = RawClient(ours)
         self.clients.append(client)
         return connection, client
@@ -91,13 +93,17 @@ class Rig:
 @asynccontextmanager
 async def open_rig(limits: Limits | None = None) -> AsyncIterator[Rig]:
     manager = RoomManager(Node(limits or Limits()), structlog.get_logger())
-    async with trio.open_nursery() as nursery:
-        rig = Rig(manager, nursery)
-        try:
-            yield rig
-        finally:
-            for client in rig.clients:
-                client.close()
+    readiness = ReadinessLoop[Arrival]()
+    async with trio.open_nursery() as reading:
+        reading.start_soon(readiness.run)
+        async with trio.open_nursery() as nursery:
+            rig = Rig(manager, nursery, readiness)
+            try:
+                yield rig
+            finally:
+                for client in rig.clients:
+                    client.close()
+        reading.cancel_scope.cancel()
     assert rig.node.backlog_bytes == rig.node.pinned_bytes == rig.node.subscriptions == 0
 
 

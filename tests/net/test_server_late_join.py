@@ -16,7 +16,7 @@ import trio
 
 from tests.due import due
 from tests.net.rawclient import RawClient, frame, to_bytes
-from tests.net.running import Running, running_server
+from tests.net.running import Running, eventually, running_server
 from tim_trio.limits import MIB, Limits
 from tim_trio.protocol.layout import Flag
 from tim_trio.protocol.messages import SourceJoined, StartFrom, SubscribeAnswer, TrackState, Viewers
@@ -87,9 +87,12 @@ class Publisher:
         return [each for each in self.pushed if each.track == track]
 
 
-async def join(client: RawClient, room: int, start: StartFrom, tracks: int) -> list[object]:
+async def join(
+    client: RawClient, room: int, start: StartFrom, tracks: int, joined: list[RawClient]
+) -> list[object]:
     """Subscribe, and return the answer and everything up to the last END."""
     received: list[object] = [await client.subscribe(room, start)]
+    joined.append(client)
     while tracks:
         item = await client.next()
         received.append(item)
@@ -156,11 +159,12 @@ async def test_joining_at_full_speed(joiners: int) -> None:
         room = await creator.register()
         publishers = await publishers_of(running, room)
         stop = trio.Event()
+        joined: list[RawClient] = []
         results: list[tuple[StartFrom, list[object]]] = []
 
         async def join_one(client: RawClient, start: StartFrom) -> None:
             tracks = sum(map(len, _SOURCES))
-            results.append((start, await join(client, room, start, tracks)))
+            results.append((start, await join(client, room, start, tracks, joined)))
 
         clients = [await running.connect(f"joiner{number}") for number in range(joiners)]
         async with trio.open_nursery() as nursery:
@@ -170,7 +174,7 @@ async def test_joining_at_full_speed(joiners: int) -> None:
                 await trio.sleep(0.01)
                 start = StartFrom.LIVE if number % 4 == 3 else StartFrom.GROUP
                 nursery.start_soon(join_one, client, start)
-            await trio.sleep(0.05)
+            await eventually(lambda: len(joined) == joiners, "all are to have joined")
             stop.set()
 
         assert len(results) == joiners

@@ -1,8 +1,9 @@
 """One TCP connection of the server: a reader, a writer, and how they end.
 
 Reads and direct writes go to a non-blocking socket, since a scheduling pass
-per read or write would cost more than the relaying; only waiting goes
-through Trio. TLS has the shape of such a socket (`tls_socket`).
+per read or write would cost more than the relaying. Stream frames are relayed
+as soon as the socket is found readable (`readiness`); the connection's task
+wakes up for requests alone. TLS has the shape of such a socket (`tls_socket`).
 
 Source: DESIGN "The data path"; protocol.md, section 6.
 """
@@ -13,6 +14,7 @@ import socket
 import ssl
 from typing import Final
 
+import attrs
 import trio
 
 from tim_trio.core.accounts import Gate
@@ -23,6 +25,7 @@ from tim_trio.core.session import PeerClosed, Session, new_decoder
 from tim_trio.errors import Code, RemoteProtocolError, is_retryable
 from tim_trio.log import get_logger
 from tim_trio.net.byte_socket import ByteSocket
+from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.protocol.decoder import ControlFrame
 from tim_trio.protocol.messages import Close, encode
@@ -35,7 +38,7 @@ _SMALL_READ_BYTES: Final = 96 * 1024
 #: Full reads in a row before other tasks get a turn.
 _READS_IN_A_ROW: Final = 4
 #: Deliveries in a row before other tasks get a turn: a few milliseconds.
-_DELIVERIES_IN_A_ROW: Final = 2000
+_DELIVERIES_IN_A_ROW: Final = 500
 #: What a control frame counts for among them; listing a thousand rooms takes milliseconds.
 _CONTROL_WORK: Final = 100
 #: From here on pieces are worth a scatter write; smaller ones are joined.
@@ -70,6 +73,24 @@ def configure_socket(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
 
 
+@attrs.frozen
+class Arrival:
+    """What reading left for a connection's task.
+
+    Attributes:
+        items: to be carried out, in order.
+        error: then raised: the peer's fault or ours.
+        is_last: the connection has ended.
+    """
+
+    items: list[Run | ControlFrame] = attrs.field(factory=list)
+    error: Exception | None = None
+    is_last: bool = False
+
+
+_ENDED: Final = Arrival(is_last=True)
+
+
 async def shake_hands(tls: TlsSocket) -> None:
     """Do TLS's handshake; how long it may take is the caller's to bound.
 
@@ -102,6 +123,8 @@ class TcpConnection:
         "_limits",
         "_nursery",
         "_outbox",
+        "_read_bytes",
+        "_readiness",
         "_socket",
         "_tls",
         "accepted_at",
@@ -114,6 +137,7 @@ class TcpConnection:
         sock: ByteSocket,
         address: Address,
         manager: RoomManager,
+        readiness: ReadinessLoop[Arrival],
         gate: Gate[Session] | None = None,
         *,
         is_loopback: bool = False,
@@ -122,6 +146,8 @@ class TcpConnection:
         self.address = address
         self.accepted_at = trio.current_time()
         self._socket = sock
+        self._readiness = readiness
+        self._read_bytes = _SMALL_READ_BYTES
         #: Until its handshake is done.
         self._tls = sock if isinstance(sock, TlsSocket) and not sock.is_ready else None
         self._nursery: trio.Nursery | None = None
@@ -199,10 +225,12 @@ class TcpConnection:
         if self._nursery is not None:
             scope = self._nursery.cancel_scope
             scope.deadline = min(scope.deadline, now + self._limits.close_timeout_s)
-        # Wakes the reader, which waits for bytes that may never come, without
-        # a cancel scope of its own in each of thousands of connections. The
-        # writer has the close to send yet, and just waits anew.
-        trio.lowlevel.notify_closing(self._socket)
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        """End its waiting for bytes that may never come, without a cancel scope
+        of its own in each of thousands of connections."""
+        self._readiness.close(self._socket.fileno())
 
     def _say_close(self, code: Code, now: float) -> None:
         if self._tls is None:
@@ -243,53 +271,27 @@ class TcpConnection:
 
         Returns the code to close with, None when the peer closed.
         """
-        sock = self._socket
-        feed_into = self._decoder.feed_into
-        session = self.session
-        # As if more was there: what came along with TLS's handshake is.
-        reads = 1
-        read_bytes = _SMALL_READ_BYTES
+        # What came along with TLS's handshake is no longer in the socket.
+        arrival = self._receive(trio.current_time())
         while True:
+            if arrival is None:
+                try:
+                    arrival = await self._readiness.wait(self._socket.fileno(), self._receive)
+                except trio.ClosedResourceError:
+                    return None
             try:
-                if not reads:
-                    await trio.lowlevel.wait_readable(sock)
-                data = sock.recv(read_bytes)
-            except BlockingIOError:
-                reads = 0
-                continue
-            except (OSError, trio.ClosedResourceError):
-                return None
-            if not data:
-                return None
-            if len(data) == read_bytes:
-                # A full read means that there is more: no need to ask the kernel.
-                reads = (reads + 1) % _READS_IN_A_ROW
-                read_bytes = READ_BYTES
-            else:
-                reads = 0
-                if len(data) < _SMALL_READ_BYTES:
-                    read_bytes = _SMALL_READ_BYTES
-            now = trio.current_time()
-            session.last_received = now
-            items: list[Run | ControlFrame] = []
-            error = feed_into(data, items)
-            # While it waits for more, an idle connection must not pin what it
-            # read last.
-            del data
-            try:
-                if len(items) == 1 and isinstance(items[0], Run):
-                    session.receive_run(items[0], now)
-                else:
-                    await self._carry_out(items, now)
-                if error is not None:
-                    raise error
+                await self._carry_out(arrival.items)
+                if arrival.error is not None:
+                    raise arrival.error
             except RemoteProtocolError as broken:
                 return self._note_offence(broken)
             except PeerClosed:
                 return Code.BYE
-            del items
-            if self._outbox.closed:
+            if arrival.is_last or self._outbox.closed:
                 return None
+            # While it waits for more, an idle connection must not pin what it
+            # read last.
+            arrival = None
 
     def _note_offence(self, broken: RemoteProtocolError) -> Code:
         self.session.manager.log.info(
@@ -300,18 +302,59 @@ class TcpConnection:
         )
         return broken.code
 
-    async def _carry_out(self, items: list[Run | ControlFrame], now: float) -> None:
+    def _receive(self, now: float) -> Arrival | None:
+        """Read what there is and relay the stream frames in it. Never blocks.
+
+        Returns what is left for the task: requests, and what ends the
+        connection; None for nothing.
+        """
+        session = self.session
+        for _ in range(_READS_IN_A_ROW):
+            try:
+                data = self._socket.recv(self._read_bytes)
+            except BlockingIOError:
+                return None
+            except OSError:
+                return _ENDED
+            if not data:
+                return _ENDED
+            is_full = len(data) == self._read_bytes
+            if is_full:
+                self._read_bytes = READ_BYTES
+            elif len(data) < _SMALL_READ_BYTES:
+                self._read_bytes = _SMALL_READ_BYTES
+            session.last_received = now
+            items: list[Run | ControlFrame] = []
+            error = self._decoder.feed_into(data, items)
+            work = 0
+            for done, item in enumerate(items):
+                if not isinstance(item, Run) or work > _DELIVERIES_IN_A_ROW:
+                    return Arrival(items[done:], error)
+                try:
+                    work += session.receive_run(item, now)
+                except Exception as failure:
+                    return Arrival(error=failure)
+                if self._outbox.closed:
+                    return _ENDED
+            if error is not None:
+                return Arrival(error=error)
+            if not is_full or work > _DELIVERIES_IN_A_ROW:
+                # A full read means that there is more: no need to ask the kernel.
+                return None
+        return None
+
+    async def _carry_out(self, items: list[Run | ControlFrame]) -> None:
         work = 0
         for item in items:
             if self._outbox.closed:  # by another task, or by what was carried out
                 return
+            # Carrying out what came before may have taken its time.
+            now = trio.current_time()
             if isinstance(item, Run):
                 work += self.session.receive_run(item, now)
             else:
                 work += _CONTROL_WORK
                 await self.session.receive_control(item, now)
-                # Signing in may have taken its time.
-                now = trio.current_time()
             if work > _DELIVERIES_IN_A_ROW:
                 work = 0
                 await trio.lowlevel.checkpoint()

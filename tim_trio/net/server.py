@@ -25,8 +25,9 @@ from tim_trio.errors import Code, code_label
 from tim_trio.limits import Limits
 from tim_trio.log import StormLimiter, get_logger
 from tim_trio.net.byte_socket import ByteSocket
-from tim_trio.net.connection import TcpConnection, configure_socket
+from tim_trio.net.connection import Arrival, TcpConnection, configure_socket
 from tim_trio.net.listening import accept_all, is_loopback
+from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.net.tls import ServerTls
 from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.protocol.layout import MAX_GREETING_BYTES
@@ -69,12 +70,14 @@ class Server:
     _storms: StormLimiter = attrs.field(factory=StormLimiter)
     _per_address: Counter[str] = attrs.field(factory=Counter)
     _draining: bool = False
+    readiness: ReadinessLoop[Arrival] = attrs.field(init=False)
     _all_gone: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
         self.node = Node(self.limits)
         self.manager = RoomManager(self.node, _log, self.node_name)
         self.gate = Gate(self.authenticator, self.relations)
+        self.readiness = ReadinessLoop(self.limits.read_together_ms / 1000)
 
     async def serve(
         self,
@@ -90,6 +93,7 @@ class Server:
         """
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.readiness.run)
                 nursery.start_soon(self.manager.run_expiry)
                 nursery.start_soon(self.manager.run_viewers)
                 nursery.start_soon(self.manager.run_gathering)
@@ -207,7 +211,12 @@ class Server:
             configure_socket(sock)
             way: ByteSocket = sock if tls is None else TlsSocket(sock, tls.context)
             connection = TcpConnection(
-                way, address, self.manager, self.gate, is_loopback=is_loopback(address)
+                way,
+                address,
+                self.manager,
+                self.readiness,
+                self.gate,
+                is_loopback=is_loopback(address),
             )
         except OSError:  # some systems refuse options on a socket that was reset
             sock.close()

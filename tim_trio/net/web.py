@@ -211,6 +211,7 @@ class WebPort:
             sock,
             address,
             self.server.manager,
+            self.server.readiness,
             self.server.gate,
             opening=opening,
             early=early,

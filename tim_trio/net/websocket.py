@@ -36,8 +36,9 @@ from tim_trio.core.session import PeerClosed, Session
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.limits import Limits
 from tim_trio.net.byte_socket import ByteSocket
-from tim_trio.net.connection import TcpConnection
+from tim_trio.net.connection import Arrival, TcpConnection
 from tim_trio.net.http import Request, Unservable, Upgrade
+from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.runs import Run
 from tim_trio.protocol.websocket import (
@@ -262,18 +263,24 @@ class WebSocketConnection(TcpConnection):
         sock: ByteSocket,
         address: str,
         manager: RoomManager,
+        readiness: ReadinessLoop[Arrival],
         gate: Gate[Session] | None = None,
         *,
         opening: Opening,
         early: bytes = b"",
         is_loopback: bool = False,
     ) -> None:
-        super().__init__(sock, address, manager, gate, is_loopback=is_loopback, form=WEBSOCKET)
+        super().__init__(
+            sock, address, manager, readiness, gate, is_loopback=is_loopback, form=WEBSOCKET
+        )
         self._early = early
         self._reader = MessageReader(opening.frames, self._decoder, self._limits, self._reply)
 
     def _reply(self, data: bytes, now: float) -> None:
         self._outbox.put_control_encoded(data, now)
+
+    def _wake_reader(self) -> None:
+        trio.lowlevel.notify_closing(self._socket)
 
     async def _read(self) -> Code | None:
         try:
@@ -290,7 +297,7 @@ class WebSocketConnection(TcpConnection):
         data, self._early = self._early, b""
         is_full = False
         while True:
-            if data and not await self._receive(data):
+            if data and not await self._receive_messages(data):
                 return
             # While it waits, an idle connection must not pin what it read last.
             del data
@@ -309,7 +316,7 @@ class WebSocketConnection(TcpConnection):
             # After a full read there is more: no need to ask the kernel.
             is_full = len(data) == _READ_BYTES
 
-    async def _receive(self, data: bytes) -> bool:
+    async def _receive_messages(self, data: bytes) -> bool:
         """Carry out what was read; False when nothing more is to be read."""
         now = trio.current_time()
         self.session.last_received = now
@@ -324,7 +331,7 @@ class WebSocketConnection(TcpConnection):
                 may_have_more = reader.take(items, now)
             except RemoteProtocolError as broken:
                 offence = broken
-            await self._carry_out(items, now)
+            await self._carry_out(items)
             if offence is not None:
                 raise offence
             if self._outbox.closed or reader.ended:
