@@ -6,6 +6,7 @@ import { wakeAudio } from "../media/audio.js";
 import { parseRoomId, randomToken } from "../tim/index.js";
 import { bitrateText, button, copy, field, h, notify, previewOn, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
+import { icon } from "./icons.js";
 import { canCapture, canPublishMedia, insecureNotice } from "./platform.js";
 import { describe } from "./problems.js";
 import { recall, recallHere, remember, rememberHere } from "./settings.js";
@@ -110,13 +111,12 @@ function chooser(session, start) {
   });
   /**
    * @param {CaptureKind} kind
-   * @param {string} icon
    * @param {boolean} possible
    */
-  const choice = (kind, icon, possible) => h("button", {
+  const choice = (kind, possible) => h("button", {
     type: "button", class: "choice", "data-kind": kind, disabled: !possible,
     onclick: () => (kind === "file" ? picker.click() : start(kind)),
-  }, h("span", { class: "big", "aria-hidden": "true" }, icon),
+  }, h("span", { class: "big" }, icon(kind, 30)),
   h("span", { class: "what" }, t(`live.${kind}`)), h("span", { class: "hint" }, t(`live.${kind}_hint`)));
   const able = canPublishMedia();
   const quality = h("select", {
@@ -129,8 +129,8 @@ function chooser(session, start) {
       h("p", { class: "lead" }, t("live.lead")),
       able && canCapture() ? null : insecureNotice(),
       h("div", { class: "choices" },
-        choice("test", "▦", able), choice("camera", "◉", able && canCapture()),
-        choice("screen", "▭", able && canCapture()), choice("file", "♫", able)),
+        choice("test", able), choice("camera", able && canCapture()),
+        choice("screen", able && canCapture()), choice("file", able)),
       picker, field(t("live.quality"), quality)),
     watchForm(session));
 }

@@ -2,6 +2,7 @@
 
 import { h, notify, say, setPhrase, translateAll } from "./dom.js";
 import { LANGUAGES, currentLanguage, setLanguage, t, text } from "./i18n.js";
+import { icon } from "./icons.js";
 import { describe } from "./problems.js";
 import { Needs, SessionState } from "./session.js";
 import { recall, remember } from "./settings.js";
@@ -56,7 +57,7 @@ language.value = currentLanguage();
 function applyTheme(theme) {
   document.documentElement.dataset.theme = theme;
   setPhrase(themeButton, "aria-label", t(theme === "dark" ? "theme.light" : "theme.dark"));
-  say(themeButton, theme === "dark" ? "☀" : "☾");
+  themeButton.replaceChildren(icon(theme === "dark" ? "sun" : "moon"));
 }
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 const themeButton = h("button", {

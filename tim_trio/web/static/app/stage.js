@@ -1,7 +1,8 @@
 // The pictures of a room, as a grid that follows who is there.
 
-import { button, h, setPhrase } from "./dom.js";
+import { h, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
+import { icon } from "./icons.js";
 
 /** Which count of tiles has how many columns is CSS's business; it is told the count. */
 export class Stage {
@@ -63,13 +64,18 @@ export class Stage {
 /** @param {import("../media/player.js").Player} player */
 function soundButton(player) {
   let on = true;
-  const mute = button(t("sound.off"), () => {
-    on = !on;
-    player.setVolume(on ? 1 : 0);
+  const mute = h("button", {
+    type: "button", class: "plain icon",
+    onclick: () => {
+      on = !on;
+      player.setVolume(on ? 1 : 0);
+      show();
+    },
+  });
+  const show = () => {
     setPhrase(mute, "aria-label", t(on ? "sound.off" : "sound.on"));
-    mute.textContent = on ? "🔊" : "🔇";
-  }, { class: "plain icon" });
-  setPhrase(mute, "aria-label", t("sound.off"));
-  mute.textContent = "🔊";
+    mute.replaceChildren(icon(on ? "sound" : "silent"));
+  };
+  show();
   return mute;
 }

@@ -46,9 +46,10 @@ function h264(width, height) {
  * chip does it; else VP8, which every browser reads and which costs little.
  *
  * @param {{ width: number, height: number, bitrate: number, framerate: number }} picture
+ * @param {boolean} fullRange the colours are a screen's, which VP8 cannot say
  * @returns {Promise<VideoEncoderConfig | null>}
  */
-export async function chooseVideo(picture) {
+export async function chooseVideo(picture, fullRange) {
   /** @type {VideoEncoderConfig} */
   const common = { ...picture, codec: "", latencyMode: "realtime" };
   const avc = h264(picture.width, picture.height);
@@ -59,6 +60,7 @@ export async function chooseVideo(picture) {
     { ...common, codec: avc, avc: { format: "avc" } },
     { ...common, codec: "vp09.00.31.08" },
   ];
+  if (fullRange) wishes.splice(1, 2, ...wishes.slice(1, 3).reverse());
   for (const wish of wishes) {
     try {
       if ((await VideoEncoder.isConfigSupported(wish)).supported) return wish;

@@ -19,6 +19,8 @@ const LATE_US = 300_000;
 const APART_US = 2_000_000;
 /** Sound waits a little longer than pictures need, for packets come in lumps. */
 const SOUND_EXTRA_MS = 20;
+/** Where the sound ran dry, everything waits so much longer from then on. */
+const UNDERRUN_MS = 10;
 
 /** @typedef {import("../tim/frames.js").StreamFrame} StreamFrame */
 
@@ -26,6 +28,7 @@ const SOUND_EXTRA_MS = 20;
  * @typedef {object} PlayerStats
  * @property {number} framesDrawn
  * @property {number} framesSkipped
+ * @property {number} subscribedAt by performance.now()
  * @property {number} firstPictureAt by performance.now(), NaN before
  * @property {number} lastPictureAt
  * @property {number} lastTimestampUs of the picture that shows
@@ -44,7 +47,7 @@ export class Player {
     this.canvas = canvas;
     /** @type {PlayerStats} */
     this.stats = {
-      framesDrawn: 0, framesSkipped: 0, firstPictureAt: NaN, lastPictureAt: NaN,
+      framesDrawn: 0, framesSkipped: 0, subscribedAt: NaN, firstPictureAt: NaN, lastPictureAt: NaN,
       lastTimestampUs: NaN, delayMs: 0, width: 0, height: 0,
     };
     /** What cannot be played, by its codec. @type {Set<string>} */
@@ -63,6 +66,7 @@ export class Player {
     /** @type {VideoFrame[]} */
     this._ready = [];
     this._volume = 1;
+    this._underruns = 0;
     this._closed = false;
     this._frameRequest = 0;
     // For tests, and for whoever looks with the browser's tools.
@@ -181,7 +185,12 @@ export class Player {
     const sound = this._sound();
     // A picture later than its sound: by so much longer has the sound to wait.
     this._playout.note(frame.timestamp, nowMs, sound?.output.heardUs() ?? undefined);
-    sound?.output.setTarget(this._playout.delayMs + SOUND_EXTRA_MS);
+    if (sound !== undefined) {
+      const underruns = sound.output.report?.underruns ?? 0;
+      if (underruns > this._underruns) this._playout.delayMs += UNDERRUN_MS;
+      this._underruns = underruns;
+      sound.output.setTarget(this._playout.delayMs + SOUND_EXTRA_MS);
+    }
     this.stats.delayMs = this._playout.delayMs;
     this._ready.push(frame);
     if (this.stats.framesDrawn === 0) {

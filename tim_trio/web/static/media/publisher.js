@@ -155,7 +155,9 @@ export class Publisher {
   _encode(frame, timestampUs) {
     const { displayWidth, displayHeight } = frame;
     if (displayWidth !== this._size.width || displayHeight !== this._size.height) {
-      if (!this._configuring) void this._configure(displayWidth, displayHeight);
+      if (!this._configuring) {
+        void this._configure(displayWidth, displayHeight, frame.colorSpace.fullRange === true);
+      }
       return;
     }
     const encoder = this._video;
@@ -174,12 +176,15 @@ export class Publisher {
   /**
    * @param {number} width
    * @param {number} height
+   * @param {boolean} fullRange
    */
-  async _configure(width, height) {
+  async _configure(width, height, fullRange) {
     this._configuring = true;
     const size = fitSize(width, height, this._height);
     const most = bitrateFor(size.width, size.height, FRAMERATE);
-    const config = await chooseVideo({ ...size, bitrate: most, framerate: FRAMERATE });
+    const config = await chooseVideo(
+      { ...size, bitrate: most, framerate: FRAMERATE }, fullRange,
+    );
     this._configuring = false;
     if (this._stopped) return;
     if (config === null) {

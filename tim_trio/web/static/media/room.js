@@ -112,6 +112,7 @@ export class RoomPlayer {
   _add(source) {
     const canvas = document.createElement("canvas");
     const player = new Player(canvas, this._options.context);
+    player.stats.subscribedAt = this.subscribedAt;
     const tile = { source, account: this.accounts.get(source) ?? "", canvas, player };
     this.tiles.set(source, tile);
     this._options.onTile(tile);
