@@ -1,10 +1,13 @@
 """A room against a plain model: whatever happens, in any order, each subscriber
-sees exactly what was published from its join point on, or is told by GAP.
+sees exactly what was published from its join point on, or is told by GAP; in a
+reliable room it is never told so, and nobody waits for ever.
 
-Publishers push runs with KEY, INIT and END anywhere, are lost, taken over with
-skips and repeats, revoked; subscribers take as many bytes as a rule gives
-them. The model only keeps lists of what was published; what a subscriber got
-is read off its wire.
+Publishers push runs with KEY, INIT and END anywhere, are lost, come back, are
+taken over with skips and repeats, revoked; subscribers take as many bytes as a
+rule gives them, and some of them publish over the same connection; other
+connections of the node hold more or less of what it may hold in all. The model
+(model.py) only keeps lists of what was published; what anybody got is read off
+its wire.
 """
 
 from __future__ import annotations
@@ -27,209 +30,47 @@ from tests.core.builders import (
     KEY,
     Peer,
     enter,
+    fill,
     is_idle,
     make_manager,
+    make_peer,
     read_runs,
+)
+from tests.core.model import (
+    ModelSource,
+    ModelTrack,
+    Publisher,
+    Start,
+    Stay,
+    Viewer,
+    check_stay,
 )
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.room import Room
-from tim_trio.core.sources import Source
 from tim_trio.errors import RoomError
 from tim_trio.limits import MIB
-from tim_trio.protocol.decoder import ControlFrame, Decoder
-from tim_trio.protocol.layout import STREAM_HEADER_BYTES
-from tim_trio.protocol.messages import (
-    Gap,
-    GapReason,
-    RoomClosed,
-    RoomMode,
-    SourceJoined,
-    SourceLeft,
-    StartFrom,
-    SubscribeAnswer,
-    TrackState,
-    UnsubscribeAnswer,
-    decode,
-    encode,
-)
-from tim_trio.protocol.stream import StreamFrame, encode_stream_frame, iter_stream_frames
+from tim_trio.protocol.layout import STREAM_HEADER_BYTES, UNLIMITED_CREDIT
+from tim_trio.protocol.messages import RoomMode, StartFrom, UnsubscribeAnswer, encode
+from tim_trio.protocol.stream import StreamFrame, encode_stream_frame
 
-# The model
+_FLAGS = (0, 0, 0, KEY, 0, INIT, 0, KEY, INIT | KEY, 0, INIT, END, 0x80)
 
 
-@attrs.define(eq=False)
-class ModelTrack:
-    """What was published on a track.
-
-    Attributes:
-        frames: by seq; a number that is missing was skipped.
-        next_seq: follows the last one published.
-        may_jump: the publisher has just taken over.
-        is_broken: something is missing since the last KEY.
-    """
-
-    frames: dict[int, StreamFrame] = attrs.field(factory=dict)
-    next_seq: int = 0
-    send_seq: int = 0
-    may_jump: bool = False
-    ended: bool = False
-    is_broken: bool = False
-
-    def newest(self, flag: int, up_to: int) -> int | None:
-        """Return the last seq below ``up_to`` with a flag."""
-        return max(
-            (seq for seq, frame in self.frames.items() if frame.flags & flag and seq < up_to),
-            default=None,
-        )
+def _as_flags(number: int) -> list[int]:
+    """Return up to 6 frames' flags, any there may be: the number's digits."""
+    flags = [_FLAGS[number % len(_FLAGS)]]
+    while number >= len(_FLAGS):
+        number //= len(_FLAGS)
+        flags.append(_FLAGS[number % len(_FLAGS)])
+    return flags
 
 
-@attrs.define(eq=False)
-class ModelSource:
-    room: Room
-    number: int
-    account: str
-    token: bytes
-    owner: Peer | None
-    taken_over: bool = False
-    is_over: bool = False
-    tracks: dict[int, ModelTrack] = attrs.field(factory=dict)
-
-    def real(self) -> Source:
-        return self.room.sources[self.number]
-
-
-@attrs.frozen
-class Start:
-    """A track as it was when somebody joined."""
-
-    next_seq: int
-    init: int | None
-    key: int | None
-    ended: bool
-    is_broken: bool
-
-
-@attrs.define(eq=False)
-class Stay:
-    """One subscription, from SUBSCRIBE to its end."""
-
-    room: Room
-    start: StartFrom
-    starts: dict[tuple[int, int], Start]
-    sources: frozenset[int]
-    received: list[object] = attrs.field(factory=list)
-
-
-@attrs.define(eq=False)
-class Viewer:
-    """A subscriber and all its stays.
-
-    Attributes:
-        is_quick: its wire has always taken everything.
-    """
-
-    peer: Peer
-    is_quick: bool
-    stays: list[Stay] = attrs.field(factory=list)
-    is_gone: bool = False
-
-    def parse(self) -> None:
-        """Sort whole frames received so far into the stays."""
-        items: list[object] = []
-        decoder = Decoder(max_frame_bytes=64 * MIB, max_init_bytes=MIB)
-        for piece in decoder.feed(bytes(self.peer.wire.taken)):
-            if isinstance(piece, ControlFrame):
-                items.append(decode(piece.type, piece.fields))
-            else:
-                items += iter_stream_frames(piece.data)
-        stays = iter(self.stays)
-        stay: Stay | None = None
-        for item in items:
-            if isinstance(item, SubscribeAnswer):
-                stay = next(stays)
-                stay.received = [item]
-            else:
-                assert stay is not None, f"{item} outside a subscription"
-                stay.received.append(item)
-                if isinstance(item, UnsubscribeAnswer | RoomClosed):
-                    stay = None
-
-
-class Track:
-    """Checks what one stay received of one track."""
-
-    def __init__(self, track: ModelTrack, stay: Stay, source: int, number: int) -> None:
-        self.track = track
-        self.seen: list[int] = []
-        start = stay.starts.get((source, number))
-        self.preamble: int | None = None
-        #: The next seq to come; None while a newcomer waits for its KEY.
-        self.expected: int | None = 0
-        self.gap: Gap | None = None
-        if start is None:
-            return
-        answer = stay.received[0]
-        assert isinstance(answer, SubscribeAnswer)
-        (state,) = [
-            TrackState(info.state)
-            for each in answer.sources
-            for info in each.tracks
-            if (each.source, info.track) == (source, number)
-        ]
-        assert bool(state & TrackState.KEYED) == (start.key is not None)
-        assert bool(state & TrackState.INIT) == (start.init is not None)
-        assert bool(state & TrackState.ENDED) == start.ended
-        self.expected, self.preamble = start.next_seq, start.init
-        if state & TrackState.CACHED_GROUP:
-            assert stay.start is StartFrom.GROUP
-            assert start.key is not None
-            assert not start.is_broken
-            self.expected = start.key
-            self.preamble = (
-                None if track.frames[start.key].is_init else track.newest(INIT, start.key)
-            )
-        elif stay.start is StartFrom.GROUP and start.key is not None and not start.ended:
-            self.expected = None
-
-    def receive(self, item: StreamFrame | Gap) -> None:
-        if isinstance(item, Gap):
-            assert self.preamble is None, "a GAP before the INIT"
-            assert item.first_seq == self.expected
-            assert item.first_seq <= item.last_seq < self.track.next_seq
-            lost = range(item.first_seq, item.last_seq + 1)
-            if item.reason == GapReason.SKIPPED:
-                assert not any(seq in self.track.frames for seq in lost)
-            else:
-                assert item.reason == GapReason.LAGGED
-            self.gap = item
-            self.expected = item.last_seq + 1
-            return
-        assert item == self.track.frames[item.seq]
-        assert not self.seen or item.seq > self.seen[-1], "seq repeats or falls"
-        if self.preamble is not None:
-            assert item.seq == self.preamble
-            self.preamble = None
-        elif self.expected is None:
-            assert item.flags & (INIT | KEY | END)
-            if item.flags & (KEY | END):
-                self.expected = item.seq + 1
-        elif item.seq < self.expected:
-            assert item.is_init
-            assert self.gap is not None
-            assert self.gap.first_seq <= item.seq <= self.gap.last_seq
-        else:
-            assert item.seq == self.expected
-            self.expected += 1
-        if not item.is_init:
-            init = self.track.newest(INIT, item.seq)
-            assert init is None or init in self.seen, "what the decoder needs is missing"
-        self.seen.append(item.seq)
-
-
-_flags = st.sampled_from([0, 0, 0, 0, 0, 0, KEY, KEY, INIT, INIT, INIT | KEY, 0x80, END])
+#: One draw, not one per frame: an example has room for many more of them.
+_flags = st.integers(0, len(_FLAGS) ** 6 - 1).map(_as_flags)
 #: Mostly large: five of these are more than a subscription's backlog.
 _sizes = st.sampled_from([STREAM_HEADER_BYTES, 100, 900, 900, 900])
 _any = st.integers(0, 1000)
+_credits = st.sampled_from([0, 3000, 9000, 30_000])
 _MOST_VIEWERS = 8
 
 
@@ -248,10 +89,10 @@ class Turn:
 _turns = st.builds(
     Turn,
     track=st.sampled_from([0, 0, 0, 1]),
-    flags=st.lists(_flags, min_size=1, max_size=6),
+    flags=_flags,
     size=_sizes,
     event=st.sampled_from(
-        ["nothing", "nothing", "read", "read", "room", "group", "live", "take over", "flush"]
+        [*"nothing nothing read read room group live flush take take wait".split(), "take over"]
     ),
     which=_any,
     budget=st.sampled_from([50, 500, 2000, 6000]),
@@ -266,47 +107,72 @@ class RoomMachine(RuleBasedStateMachine):
         self.viewers: list[Viewer] = []
         self.count = 0
 
-    @initialize(roomy=st.booleans(), gather_ms=st.sampled_from([0, 0, 50]))
-    def begin(self, roomy: bool, gather_ms: int) -> None:
+    @initialize(
+        roomy=st.booleans(),
+        gather_ms=st.sampled_from([0, 0, 50]),
+        mode=st.sampled_from(RoomMode),
+        is_watched=st.sampled_from([True, True, False]),
+    )
+    def begin(self, roomy: bool, gather_ms: int, mode: RoomMode, is_watched: bool) -> None:
         self.roomy = roomy
         self.gather_ms = gather_ms
         cache = {"room_cache_bytes": MIB, "node_cache_bytes": 64 * MIB} if roomy else {}
         self.manager: RoomManager = make_manager(**cache)
+        limits = self.manager.node.limits
+        self.window = limits.backlog_bytes + limits.max_frame_bytes
         self.creator = enter(self.manager, "alice")
+        self.ballast = make_peer(self.manager.node, budget=0)
         self.room: Room | None = None
-        self.open_room()
-        self.publish("alice")
-        for is_quick in (True, False):
-            self.join_anew(StartFrom.GROUP, is_quick)
+        self.open_room(mode)
+        self.publish("alice", 0, is_viewer=False)
+        for is_quick in (True, False) if is_watched else ():
+            self.join_anew(StartFrom.GROUP, 0, is_quick)
 
     @precondition(lambda self: self.room is None)
-    @rule()
-    def open_room(self) -> None:
+    @rule(mode=st.sampled_from(RoomMode))
+    def open_room(self, mode: RoomMode) -> None:
         member = self.creator.member
-        self.room = trio.run(
-            self.manager.register, member, RoomMode.LIVE, self.gather_ms, 0, self.now
-        )
+        self.room = trio.run(self.manager.register, member, mode, self.gather_ms, 0, self.now)
 
     def the_room(self) -> Room:
         assert self.room is not None
         return self.room
 
+    @property
+    def is_reliable(self) -> bool:
+        return self.room is not None and self.room.mode is RoomMode.RELIABLE
+
     def live(self) -> list[ModelSource]:
         return [source for source in self.sources if not source.is_over]
+
+    def owned(self) -> list[ModelSource]:
+        return [source for source in self.live() if source.owner]
 
     # Publishers
 
     @precondition(lambda self: self.room is not None and len(self.live()) < 3)
-    @rule(account=st.sampled_from(["alice", "bob"]))
-    def publish(self, account: str) -> None:
+    @rule(account=st.sampled_from(["alice", "bob"]), which=_any, is_viewer=st.booleans())
+    def publish(self, account: str, which: int, is_viewer: bool) -> None:
+        """Open a source on a connection of its own, or on a subscriber's."""
         room = self.the_room()
         self.count += 1
         token = self.count.to_bytes(16)
+        viewers = [viewer for viewer in self.viewers if not viewer.is_gone]
+        if is_viewer and viewers:
+            viewer = viewers[which % len(viewers)]
+            if viewer.publisher is None:
+                viewer.publisher = Publisher(viewer.peer)
+            publisher = viewer.publisher
+            account = viewer.peer.account
+        else:
+            publisher = Publisher(enter(self.manager, account))
         trio.run(self.manager.grant, self.creator.member, room.number, account, self.now)
-        peer = enter(self.manager, account)
-        self.manager.publish(peer.member, room.number, token, 1, self.now)
-        ((_, number),) = peer.member.sources
-        self.sources.append(ModelSource(room, number, account, token, peer))
+        member = publisher.peer.member
+        before = set(member.sources)
+        self.manager.publish(member, room.number, token, 1, self.now)
+        ((_, number),) = set(member.sources) - before
+        is_held = self.is_reliable and not room.viewers
+        self.sources.append(ModelSource(room, number, account, token, publisher, is_held))
 
     @precondition(lambda self: any(source.owner for source in self.live()))
     @rule(which=_any, jump=st.integers(-4, 3), turns=st.lists(_turns, min_size=1, max_size=12))
@@ -321,9 +187,14 @@ class RoomMachine(RuleBasedStateMachine):
             elif turn.event in ("group", "live"):
                 start = StartFrom[turn.event.upper()]
                 if len(self.viewers) < _MOST_VIEWERS:
-                    self.join_anew(start, turn.budget > 2000)
+                    self.join_anew(start, turn.budget, turn.budget > 2000)
                 else:
-                    self.join_again(turn.which, start)
+                    self.join_again(turn.which, start, turn.budget)
+            elif turn.event == "wait":
+                self.wait(turn.budget / 500, None)
+            elif turn.event == "take" and self.viewers:
+                self.read(turn.which, 2 * turn.budget, is_writer_asleep=False)
+                self.grant(turn.which, 2 * turn.budget)
             elif self.viewers and turn.event != "nothing":
                 self.read(turn.which, turn.budget, is_writer_asleep=turn.event == "room")
 
@@ -334,8 +205,11 @@ class RoomMachine(RuleBasedStateMachine):
         self.stream(0, jump, turns)
 
     def push(self, which: int, track: int, jump: int, flags: list[int], size: int) -> None:
-        owned = [source for source in self.live() if source.owner]
-        source = owned[which % len(owned)]
+        if not self.owned():
+            return  # they have been cut off as subscribers
+        source = self.owned()[which % len(self.owned())]
+        if self.is_reliable:
+            jump = min(jump, 0)  # what a publisher skips nobody can get
         if track not in source.tracks:
             source.tracks[track] = ModelTrack(may_jump=source.taken_over)
         model = source.tracks[track]
@@ -349,9 +223,10 @@ class RoomMachine(RuleBasedStateMachine):
             # Bytes that differ each time: a repeat would be noticed.
             self.count += 1
             payload = self.count.to_bytes(8).ljust(size - STREAM_HEADER_BYTES, b".")
-            frames.append(
-                StreamFrame(source.room.number, source.number, track, seq, 0, each, payload)
-            )
+            frame = StreamFrame(source.room.number, source.number, track, seq, 0, each, payload)
+            if not self.takes_credit(source, len(encode_stream_frame(frame))):
+                break
+            frames.append(frame)
             if each & END and seq >= model.next_seq:
                 break
         if not frames:
@@ -372,13 +247,23 @@ class RoomMachine(RuleBasedStateMachine):
             model.next_seq = frame.seq + 1
             model.ended |= frame.is_end
 
+    def takes_credit(self, source: ModelSource, size: int) -> bool:
+        """Say whether a source may send so much, and count it."""
+        if not self.is_reliable:
+            return True
+        assert source.owner is not None
+        if source.owner.may_send(source) < size:
+            return False
+        source.owner.count(source, size)
+        return True
+
     @precondition(lambda self: self.live())
     @rule(which=_any)
     def take_over(self, which: int) -> None:
         source = self.live()[which % len(self.live())]
         peer = enter(self.manager, source.account)
         self.manager.publish(peer.member, source.room.number, source.token, 1, self.now)
-        source.owner = peer
+        source.owner = Publisher(peer)
         source.taken_over = True
         for track in source.tracks.values():
             track.may_jump = True
@@ -393,30 +278,40 @@ class RoomMachine(RuleBasedStateMachine):
             # The creator cannot be revoked.
             trio.run(self.manager.revoke, self.creator.member, number, source.account, self.now)
             for each in self.live():
-                each.is_over |= each.account == source.account == "bob"
+                each.is_over |= each.account == source.account != "alice"
         elif source.owner is None:
             pass
         elif how == "unpublished":
-            self.manager.unpublish(source.owner.member, number, source.number, 1, self.now)
+            self.manager.unpublish(source.owner.peer.member, number, source.number, 1, self.now)
             source.is_over = True
         else:
-            source.is_over = how == "closed"
-            self.manager.leave(source.owner.member, clean=source.is_over, now=self.now)
-            source.owner = None
+            self.drop(source.owner.peer, clean=how == "closed")
+
+    def drop(self, peer: Peer, *, clean: bool) -> None:
+        """A connection ends, with all that it publishes and subscribes to."""
+        for source in self.live():
+            if source.owner is not None and source.owner.peer is peer:
+                source.owner = None
+                source.is_over = clean
+        self.manager.leave(peer.member, clean=clean, now=self.now)
+        for viewer in self.viewers:
+            if viewer.peer is peer:
+                peer.outbox.discard()
+                viewer.is_gone = True
 
     # Subscribers
 
     @precondition(lambda self: self.room is not None and len(self.viewers) < _MOST_VIEWERS)
-    @rule(start=st.sampled_from(StartFrom), is_quick=st.booleans())
-    def join_anew(self, start: StartFrom, is_quick: bool) -> None:
-        viewer = Viewer(enter(self.manager, "eve"), is_quick)
+    @rule(start=st.sampled_from(StartFrom), credit=_credits, is_quick=st.booleans())
+    def join_anew(self, start: StartFrom, credit: int, is_quick: bool) -> None:
+        viewer = Viewer(enter(self.manager, f"eve{len(self.viewers)}"), is_quick)
         viewer.peer.wire.budget = None if is_quick else 0
         self.viewers.append(viewer)
-        self.join(viewer, start)
+        self.join(viewer, start, credit)
 
     @precondition(lambda self: self.room is not None and self.viewers)
-    @rule(which=_any, start=st.sampled_from(StartFrom))
-    def join_again(self, which: int, start: StartFrom) -> None:
+    @rule(which=_any, start=st.sampled_from(StartFrom), credit=_credits)
+    def join_again(self, which: int, start: StartFrom, credit: int) -> None:
         viewer = self.viewers[which % len(self.viewers)]
         room = self.the_room().number
         if viewer.is_gone or room in viewer.peer.member.subscriptions:
@@ -425,23 +320,30 @@ class RoomMachine(RuleBasedStateMachine):
             with pytest.raises(RoomError):
                 self.manager.subscribe(viewer.peer.member, room, start, 0, 1, self.now)
         else:
-            self.join(viewer, start)
+            self.join(viewer, start, credit)
 
-    def join(self, viewer: Viewer, start: StartFrom) -> None:
+    def join(self, viewer: Viewer, start: StartFrom, credit: int) -> None:
         room = self.the_room()
         starts: dict[tuple[int, int], Start] = {}
         for source in self.live():
             for number, track in source.tracks.items():
+                if not track.frames:
+                    continue  # it has had no credit for the first one
                 starts[source.number, number] = Start(
                     track.next_seq,
                     track.newest(INIT, track.next_seq),
                     track.newest(KEY, track.next_seq),
                     track.ended,
                     track.is_broken,
+                    source.is_held,
                 )
+        for source in self.live():
+            source.is_held = False
         sources = frozenset(source.number for source in self.live())
-        viewer.stays.append(Stay(room, start, starts, sources))
-        self.manager.subscribe(viewer.peer.member, room.number, start, 0, 1, self.now)
+        if viewer.is_quick:
+            credit = UNLIMITED_CREDIT
+        viewer.stays.append(Stay(room, start, starts, sources, max(credit, self.window)))
+        self.manager.subscribe(viewer.peer.member, room.number, start, credit, 1, self.now)
         if self.roomy and start is StartFrom.GROUP:
             # Nothing but a loss keeps a group from being offered.
             for source in self.live():
@@ -461,9 +363,22 @@ class RoomMachine(RuleBasedStateMachine):
             viewer.peer.outbox.put_control(encode(UnsubscribeAnswer(), 1), self.now)
 
     def cut_off(self, viewer: Viewer) -> None:
-        self.manager.leave(viewer.peer.member, clean=False, now=self.now)
-        viewer.peer.outbox.discard()
-        viewer.is_gone = True
+        self.drop(viewer.peer, clean=False)
+
+    @precondition(lambda self: self.is_reliable and self.viewers)
+    @rule(which=_any, ahead=_credits)
+    def grant(self, which: int, ahead: int) -> None:
+        """Let a subscriber be ready to take so much beyond what it has got."""
+        viewer = self.viewers[which % len(self.viewers)]
+        room = self.room
+        if room is None or viewer.is_gone or room.number not in viewer.peer.member.subscriptions:
+            return
+        viewer.parse()
+        stay = viewer.stays[-1]
+        for source in self.live():
+            limit = stay.counted(source.number) + ahead
+            self.manager.credit(viewer.peer.member, room.number, source.number, limit)
+            stay.grant(source.number, limit)
 
     def read(self, which: int, budget: int, *, is_writer_asleep: bool) -> None:
         """Let a slow subscriber's connection take some bytes, now or directly later."""
@@ -487,11 +402,20 @@ class RoomMachine(RuleBasedStateMachine):
 
     # Time, and the end of rooms
 
-    @rule(seconds=st.sampled_from([0.3, 0.8, 6.0]))
-    def wait(self, seconds: float) -> None:
+    @rule(
+        seconds=st.sampled_from([0.3, 0.8, 6.0, 11.0]),
+        share=st.sampled_from([None, None, 0.0, 0.6, 0.9, 1.0]),
+    )
+    def wait(self, seconds: float, share: float | None) -> None:
         self.now += seconds
+        if share is not None:
+            self.crowd(share)
         if self.room is not None:
             self.room.flush(self.now)
+            for subscription in self.room.find_slow(self.now):
+                (slow,) = [v for v in self.viewers if v.peer.outbox is subscription.outbox]
+                assert not slow.is_quick
+                self.cut_off(slow)
         leaving = [
             source
             for source in self.live()
@@ -502,6 +426,14 @@ class RoomMachine(RuleBasedStateMachine):
             source.is_over = True
         if self.room is not None and self.room.number not in self.manager.rooms:
             self.forget_room()
+
+    def crowd(self, share: float) -> None:
+        """Let others hold that much of what the node may hold."""
+        self.ballast.outbox.discard()
+        self.ballast = make_peer(self.manager.node, budget=0)
+        size = int(share * self.manager.node.limits.node_backlog_bytes)
+        if size:
+            fill(self.ballast, size, self.now)
 
     @precondition(lambda self: self.room is not None and self.sources)
     @rule()
@@ -533,7 +465,8 @@ class RoomMachine(RuleBasedStateMachine):
         subscriptions = [
             each for viewer in self.viewers for each in viewer.peer.member.subscriptions.values()
         ]
-        assert node.backlog_bytes == sum(outbox.live_bytes for outbox in outboxes)
+        held = sum(outbox.live_bytes for outbox in (*outboxes, self.ballast.outbox))
+        assert node.backlog_bytes == held
         assert node.subscriptions == len(subscriptions)
         assert node.lagging == sum(
             lag.lost_from is not None for each in subscriptions for lag in each.lagging.values()
@@ -542,8 +475,13 @@ class RoomMachine(RuleBasedStateMachine):
         assert 0 <= node.cache_bytes <= node.limits.room_cache_bytes
         for outbox in outboxes:
             assert outbox.live_bytes <= outbox.pending_bytes
-            # The bound, and the one run that an empty outbox admits.
-            assert outbox.live_bytes - outbox.control.pending_bytes <= 6 * 900 + 4096
+            if not any(source.room.mode is RoomMode.RELIABLE for source in self.sources):
+                # The bound, and the one run that an empty outbox admits.
+                assert outbox.live_bytes - outbox.control.pending_bytes <= 6 * 900 + 4096
+        for source in self.live() if self.is_reliable else ():
+            pace = source.real().pace
+            assert pace is not None
+            assert all(flow.pending_bytes <= self.window for flow in pace._flows.values())
 
     def check(self, viewer: Viewer) -> None:
         """Check everything a subscriber got; what it is due as well, if it is still here."""
@@ -554,76 +492,10 @@ class RoomMachine(RuleBasedStateMachine):
         viewer.parse()
         for stay in viewer.stays:
             if stay.received:
-                self.check_stay(viewer, stay)
+                sources = [source for source in self.sources if source.room is stay.room]
+                check_stay(viewer, stay, {source.number: source for source in sources})
             else:
                 assert viewer.is_gone
-
-    def check_stay(self, viewer: Viewer, stay: Stay) -> None:
-        tracks: dict[tuple[int, int], Track] = {}
-        order: dict[int, bytes] = {}
-        sources = {source.number: source for source in self.sources if source.room is stay.room}
-        joined, left, is_closed = set(stay.sources), set[int](), False
-        for source in stay.sources:
-            for number, model in sources[source].tracks.items():
-                tracks[source, number] = Track(model, stay, source, number)
-        for item in stay.received[1:]:
-            match item:
-                case SourceJoined():
-                    assert item.source not in joined
-                    joined.add(item.source)
-                case SourceLeft():
-                    assert item.source in joined - left
-                    left.add(item.source)
-                case StreamFrame() | Gap():
-                    assert item.source in joined - left
-                    if viewer.is_quick and isinstance(item, Gap):
-                        assert item.reason == GapReason.SKIPPED
-                    key = (item.source, item.track)
-                    if key not in tracks:
-                        model = sources[item.source].tracks[item.track]
-                        tracks[key] = Track(model, stay, *key)
-                    tracks[key].receive(item)
-                    if isinstance(item, StreamFrame) and not item.is_init:
-                        # Across the tracks of a source, too: the payload counts.
-                        assert item.payload > order.get(item.source, b"")
-                        order[item.source] = item.payload
-                case RoomClosed():
-                    is_closed = True
-                case _:
-                    assert isinstance(item, UnsubscribeAnswer)
-        is_here = not viewer.is_gone and stay is viewer.stays[-1]
-        subscription = viewer.peer.member.subscriptions.get(stay.room.number) if is_here else None
-        for source in joined:
-            if source in left or is_closed:
-                self.check_tail(stay, sources[source], tracks, None)
-            elif subscription is not None:
-                lags = {
-                    number: subscription.lagging[track].lost_from
-                    for number, track in sources[source].real().tracks.items()
-                    if track in subscription.lagging
-                }
-                self.check_tail(stay, sources[source], tracks, lags)
-
-    def check_tail(
-        self,
-        stay: Stay,
-        source: ModelSource,
-        tracks: dict[tuple[int, int], Track],
-        lags: dict[int, int | None] | None,
-    ) -> None:
-        """Check that nothing is missing at the end; ``lags`` None after the source's end."""
-        for number, model in source.tracks.items():
-            if not model.frames:
-                continue
-            key = (source.number, number)
-            track = tracks.get(key) or Track(model, stay, *key)
-            assert track.preamble is None
-            if lags is None:
-                assert track.expected in (None, model.next_seq)
-            elif number in lags:
-                assert track.expected == lags[number]
-            else:
-                assert track.expected == model.next_seq
 
     def teardown(self) -> None:
         if not hasattr(self, "manager"):
@@ -631,7 +503,10 @@ class RoomMachine(RuleBasedStateMachine):
         for viewer in self.viewers:
             self.check(viewer)
         if self.room is not None:
-            self.everyone_comes_back_at_a_key()
+            if self.is_reliable:
+                self.nobody_waits_for_ever()
+            else:
+                self.everyone_comes_back_at_a_key()
             number = self.room.number
             trio.run(self.manager.remove, self.creator.member, number, self.now)
             self.forget_room()
@@ -639,13 +514,25 @@ class RoomMachine(RuleBasedStateMachine):
             self.check(viewer)
             self.manager.leave(viewer.peer.member, clean=False, now=self.now)
             viewer.peer.outbox.discard()
+        self.ballast.outbox.discard()
         assert is_idle(self.manager.node)
+
+    def nobody_waits_for_ever(self) -> None:
+        """Once all subscribers take everything, every source may send the largest frame."""
+        for _ in range(2):  # what they read at first has made room, and that is told
+            for which, viewer in enumerate(self.viewers):
+                self.check(viewer)
+                self.grant(which, self.window)
+        for source in self.owned():
+            assert source.owner is not None
+            if self.the_room().viewers:
+                most = self.manager.node.limits.max_frame_bytes
+                assert source.owner.may_send(source) >= most
 
     def everyone_comes_back_at_a_key(self) -> None:
         """Whoever has read everything lags no longer once each track has had a KEY."""
-        owned = [source for source in self.live() if source.owner]
         running = []
-        for which, source in enumerate(owned):
+        for which, source in enumerate(self.owned()):
             for number, track in source.tracks.items():
                 if not track.ended:
                     # A publisher that repeats itself has to get to new frames first.

@@ -21,11 +21,16 @@ import trio
 
 import tim_trio
 from tests.net.rawclient import HELLO, to_bytes
+from tests.net.wsclient import WsClient
 from tests.soak.server import SoakedServer
 from tests.soak.stream import Check, make_payload, make_pinned_payload
 from tim_trio.errors import Code
 from tim_trio.net.client.address import Address
 from tim_trio.net.client.client import Mode, Start
+from tim_trio.protocol import messages
+from tim_trio.protocol.layout import UNLIMITED_CREDIT
+from tim_trio.protocol.messages import StartFrom
+from tim_trio.protocol.room_ids import parse_room_id
 
 #: How the room or the source of an actor ended under it.
 _OVER: Final = (
@@ -141,12 +146,15 @@ class Churn:
         """Run an actor, whose room may end under it, and whose connection too."""
         try:
             await actor()
-        except _OVER as over:
-            self.counts[f"ended by {type(over).__name__}"] += 1
-        except tim_trio.ConnectionClosed as closed:
-            if closed.code not in _CLOSES:
-                raise
-            self.counts["closed" if closed.code else "cut"] += 1
+        except* _OVER as over:
+            for ended in over.exceptions:
+                self.counts[f"ended by {type(ended).__name__}"] += 1
+        except* tim_trio.ConnectionClosed as lost:
+            for closed in lost.exceptions:
+                assert isinstance(closed, tim_trio.ConnectionClosed)
+                if closed.code not in _CLOSES:
+                    raise
+                self.counts["closed" if closed.code else "cut"] += 1
 
     @asynccontextmanager
     async def _client(
@@ -178,7 +186,9 @@ class Churn:
         account, guest = self._name("creator"), self._name("guest")
         mode: Mode = random.choice(("live", "live", "reliable"))
         async with self._client(account, reconnect=True) as (creator, _):
-            number = await creator.register_room(mode=mode, gather_ms=random.choice((0, 0, 30)))
+            number = await creator.register_room(
+                mode=mode, gather_ms=random.choice((0, 0, 30)), idle_timeout_s=6
+            )
             await creator.grant(number, guest)
             room = Room(number, mode, creator)
             self.rooms.append(room)
@@ -279,7 +289,7 @@ class Churn:
         self._subscribers += 1
         try:
             kinds = (self._read_on, self._read_slowly, self._stall, self._vanish, self._hop)
-            await random.choice((*kinds, self._read_on))()
+            await random.choice((*kinds, self._read_on, self._browse))()
         finally:
             self._subscribers -= 1
 
@@ -350,6 +360,33 @@ class Churn:
                             lambda room=room: self._watch(client, room, random.uniform(0.2, 3)),
                         )
 
+    async def _browse(self) -> None:
+        """Watch over WebSocket, as a browser does that closes its page at last."""
+        room = random.choice(self.rooms)
+        check = Check(room.mode == "reliable")
+        browser = await WsClient.connect(self.server.web_port)
+        self.counts["browsers"] += 1
+        try:
+            await browser.open()
+            await browser.greet(self._name("browser"))
+            ask = messages.Subscribe(
+                room=parse_room_id(room.id), start=StartFrom.GROUP, credit=UNLIMITED_CREDIT
+            )
+            if not isinstance(await browser.ask(ask), messages.SubscribeAnswer):
+                return  # the room is gone
+            with trio.move_on_after(random.uniform(0.5, 10)):
+                while not isinstance(item := await browser.next(), messages.RoomClosed):
+                    if isinstance(item, messages.Ping):
+                        await browser.send(messages.Pong(stamp=item.stamp))
+                    else:
+                        check.take(item)
+        finally:
+            self.counts["frames"] += check.frames
+            self.counts["gaps"] += check.gaps
+            if random.random() < 0.5:
+                browser.reset()
+            browser.close()
+
     @asynccontextmanager
     async def _slow_client(self, kind: str) -> AsyncIterator[tuple[tim_trio.Client, Wire]]:
         """A client for whom little is kept on the way, so that the server feels it."""
@@ -372,7 +409,8 @@ class Churn:
                 random.randbytes(5000),
             )
         )
-        stream = await Wire(self.server.port).dial()
+        port = random.choice((self.server.port, self.server.web_port))
+        stream = await Wire(port).dial()
         self.counts["strangers"] += 1
         async with stream:
             try:

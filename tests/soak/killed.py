@@ -36,9 +36,8 @@ async def push_and_kill(churn: Churn, folder: Path) -> None:
             room = await client.register_room(mode="reliable")
             with trio.fail_after(_DEADLINE_S):
                 async with client.subscribe(room) as stream, trio.open_nursery() as nursery:
-                    came = trio.Event()
                     nursery.start_soon(_push, port, room, path, token, counts)
-                    received = await _read(stream, came)
+                    received = await _read(stream)
                     nursery.cancel_scope.cancel()
             await client.remove_room(room)
         token.unlink()
@@ -47,14 +46,13 @@ async def push_and_kill(churn: Churn, folder: Path) -> None:
         await churn.pace.pause(_PAUSE_S)
 
 
-async def _read(stream: tim_trio.Subscription, came: trio.Event) -> bytes:
+async def _read(stream: tim_trio.Subscription) -> bytes:
     """Return what the source that came to its end sent."""
     by_source: dict[int, bytearray] = {}
     async for item in stream:
         if isinstance(item, tim_trio.StreamFrame):
             data = by_source.setdefault(item.source, bytearray())
             data += item.payload
-            came.set()
             if item.is_end:
                 return bytes(data)
         else:

@@ -336,10 +336,12 @@ class Room:
                 self._listing.take(source_bytes(member.account))
             ):
                 raise room_error(Code.TOO_MANY_SOURCES)
-            source = Source(self._next_source, member.account, token, member)
+            # Without an owner until its credit is known: the answer tells it.
+            source = Source(self._next_source, member.account, token, None)
             self._next_source += 1
             if self.mode is RoomMode.RELIABLE:
                 self._set_pace(source)
+            source.owner = member
             self.sources[source.number] = source
             self._tokens[token] = source
         elif source.owner is not member:

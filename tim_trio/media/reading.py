@@ -8,7 +8,6 @@ Source: protocol.md, Annex A.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -72,7 +71,6 @@ class MediaReader:
         """
         self._source = source
         self._loop = loop
-        self._busy = threading.Lock()
         self._timeline = Timeline()
         self._inits: dict[int, MediaInit] = {}
         self._ends_us: dict[int, int] = {}
@@ -84,12 +82,8 @@ class MediaReader:
         self._begin_pass()
 
     def close(self) -> None:
-        """Close the source, unless a thread that was abandoned still reads it. Idempotent."""
-        if self._busy.acquire(blocking=False):
-            try:
-                self._pass.close()
-            finally:
-                self._busy.release()
+        """Close the source. Idempotent."""
+        self._pass.close()
 
     def read(self) -> list[Frame]:
         """Return the next frames, none at the end. Blocks until there are some.
@@ -97,10 +91,6 @@ class MediaReader:
         Raises:
             MediaError: the source can be read no further.
         """
-        with self._busy:
-            return self._read()
-
-    def _read(self) -> list[Frame]:
         frames: list[Frame] = []
         size = 0
         while not self._ended:
