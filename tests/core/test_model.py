@@ -15,6 +15,7 @@ from __future__ import annotations
 import attrs
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,6 +23,7 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from tests.core.builders import (
@@ -545,3 +547,10 @@ class RoomMachine(RuleBasedStateMachine):
 
 
 TestRoomModel = RoomMachine.TestCase
+
+
+@pytest.mark.soak
+def test_for_long() -> None:
+    """Sequences that are rare enough to escape a run of a few seconds."""
+    long = settings(max_examples=10_000, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(RoomMachine, settings=long)

@@ -149,7 +149,7 @@ async def test_what_was_held_for_the_first_subscriber_costs_no_credit() -> None:
 
 
 async def test_two_who_publish_to_each_other_do_not_wait_for_ever() -> None:
-    """Each sends and reads over one connection, in two rooms and in the same one."""
+    """Each sends and reads over one connection, each in a room of its own."""
     data = random.Random(4).randbytes(8_000_000)
     async with (
         running_server() as running,
@@ -169,6 +169,74 @@ async def test_two_who_publish_to_each_other_do_not_wait_for_ever() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(talk, alice, rooms[0], rooms[1])
                 nursery.start_soon(talk, again, rooms[1], rooms[0])
+
+
+@asynccontextmanager
+async def narrow_client(port: int, account: str) -> AsyncIterator[Client]:
+    """A client for whom the kernel holds as little as it can."""
+    sock = trio.socket.socket()
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, 4096)
+    await sock.connect(("127.0.0.1", port))
+    bounds = Bounds(close_timeout_s=0.5, send_buffer_bytes=8192, receive_buffer_bytes=8192)
+    async with tim_trio.open_client(trio.SocketStream(sock), account=account, bounds=bounds) as one:
+        yield one
+
+
+@pytest.mark.parametrize("rooms", [1, 2])
+async def test_mutual_publishers_with_the_smallest_of_everything(rooms: int) -> None:
+    """Nothing fits twice, anywhere on the way: whoever waited to be read before
+    reading would wait for ever."""
+    limits = Limits(
+        max_frame_bytes=8192,
+        max_init_bytes=4096,
+        backlog_bytes=8192,
+        room_cache_bytes=16 * 1024,
+        reliable_patience_s=DEADLINE_S,
+    )
+    data = {name: random.Random(name).randbytes(600_000) for name in ("alice", "bob")}
+    async with (
+        running_server(limits, send_buffer=4096) as running,
+        narrow_client(running.port, "alice") as alice,
+        narrow_client(running.port, "bob") as bob,
+    ):
+        numbers = [await alice.register_room(mode="reliable") for _ in range(rooms)]
+        for number in numbers:
+            await alice.grant(number, "bob")
+        mine = {"alice": numbers[0], "bob": numbers[-1]}
+        arrived: dict[str, set[bytes]] = {"alice": set(), "bob": set()}
+
+        async def talk(one: Client, name: str, other: str) -> None:
+            async with one.subscribe(mine[other]) as stream, one.publish(mine[name]) as source:
+                await source.wait_viewers(2 if rooms == 1 else 1)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(push_all, source, data[name], 8000)
+                    arrived[name] = await read_sources(stream, 2 if rooms == 1 else 1)
+
+        with trio.fail_after(DEADLINE_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(talk, alice, "alice", "bob")
+                nursery.start_soon(talk, bob, "bob", "alice")
+        both = set(data.values())
+        assert arrived == {
+            name: both if rooms == 1 else both - {data[name]} for name in ("alice", "bob")
+        }
+        assert running.node.gaps == 0
+
+
+async def read_sources(stream: Subscription, sources: int) -> set[bytes]:
+    """Return what so many sources sent, each up to its END."""
+    by_source: dict[int, bytearray] = {}
+    ended = 0
+    async for item in stream:
+        assert not isinstance(item, tim_trio.Gap)
+        if isinstance(item, tim_trio.StreamFrame):
+            data = by_source.setdefault(item.source, bytearray())
+            data += item.payload
+            ended += item.is_end
+        if ended == sources:
+            break
+    return {bytes(data) for data in by_source.values()}
 
 
 async def test_a_reliable_publisher_that_is_cut_again_and_again_loses_nothing() -> None:
