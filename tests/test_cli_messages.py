@@ -1,4 +1,4 @@
-"""``message`` and ``contact`` as people use them, against a real server."""
+"""``message``, ``contact`` and ``ban`` as people use them, against a real server."""
 
 from __future__ import annotations
 
@@ -125,3 +125,20 @@ def test_contacts(command_line: CommandLine) -> None:
     assert contact("ann", "unblock", "ben") == "none"
     code, _, err = command_line.run("contact", "ask", "ann", "--account", "ann")
     assert (code, err) == (1, "error: the server says: that is you\n")
+
+
+@pytest.mark.slow
+def test_bans(command_line: CommandLine) -> None:
+    room = command_line.register()
+    watching = command_line.start("watch", room, "--account", "dave")
+    command_line.until_watched(room, 1)
+    assert good(command_line, "ban", "room", room, "--reason", "not in here") == ""
+    code, _, err = finish(watching)
+    assert code == 3
+    assert err.endswith(f"room {room} has ended: closed by an operator: not in here\n")
+    code, _, err = command_line.run("ban", "room", room)
+    assert (code, err) == (1, f"error: room {room} does not exist, or has ended\n")
+    assert good(command_line, "ban", "account", "mallory") == ""
+    code, _, err = command_line.run("room", "list", "--account", "mallory")
+    assert code == 1
+    assert err.endswith("does not let account mallory in: this account is banned\n")

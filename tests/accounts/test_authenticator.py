@@ -17,7 +17,7 @@ from tests.accounts.cheap import CHEAP, cheap_hasher
 from tim_trio.accounts.authenticator import Registration, StoreAuthenticator
 from tim_trio.accounts.passwords import PasswordHasher
 from tim_trio.accounts.store import AccountState, Store, default_database_url
-from tim_trio.core.accounts import Identity, Revocation
+from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, RoomError
 from tim_trio.limits import Limits
 from tim_trio.protocol.messages import (

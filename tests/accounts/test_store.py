@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tim_trio.accounts import schema
 from tim_trio.accounts.schema import METADATA, STEPS, StoreError, migrate, version_of
 from tim_trio.accounts.store import AccountState, Store, default_database_url
-from tim_trio.core.accounts import Identity
+from tim_trio.core.revocation import Identity
 from tim_trio.errors import Code, RoomError
 from tim_trio.protocol.messages import Right
 

@@ -39,7 +39,7 @@ from tim_trio.accounts.tokens import (
     read_key,
     unchecked_claims,
 )
-from tim_trio.core.accounts import Identity, Revocation
+from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, RoomError
 from tim_trio.limits import Limits
 from tim_trio.protocol.messages import (

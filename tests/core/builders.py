@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
-from tim_trio.core.accounts import Identity, OpenAuthenticator, Revocation
+from tim_trio.core.accounts import OpenAuthenticator
 from tim_trio.core.form import Form
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
 from tim_trio.core.outbox import Backlog, Buffer, Outbox
+from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.core.room import Room
 from tim_trio.core.sources import Source
 from tim_trio.core.subscription import Subscription
@@ -331,6 +332,7 @@ class FakeAuthenticator(OpenAuthenticator):
     capabilities = Capability.ACCOUNTS
 
     def __init__(self, **identity: Any) -> None:
+        super().__init__()
         self.identity: dict[str, Any] = {"rights": Right.REGISTER_ROOMS, **identity}
         self.refusal: Code | None = None
         self.go_on: trio.Event | None = None
@@ -350,6 +352,9 @@ class FakeAuthenticator(OpenAuthenticator):
         self, identity: Identity, request: ChangePassword, *, address: str
     ) -> None:
         await self._ask((identity.account, request), address)
+
+    async def ban(self, account: str) -> None:
+        await self._ask(account, "")
 
     async def _ask(self, what: object, address: str) -> None:
         self.asked.append((what, address))

@@ -7,7 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from tim_trio.core.accounts import Identity, OpenAuthenticator, Revocation, SignIns
+from tim_trio.core.accounts import OpenAuthenticator, SignIns
+from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, RoomError
 from tim_trio.protocol.messages import (
     Authenticate,
@@ -25,38 +26,6 @@ GONE = Revocation(number=4, account="alice", code=Code.DISABLED)
 
 def by_name(account: str, method: AuthMethod = AuthMethod.NAME) -> Authenticate:
     return Authenticate(method=method, account=account, secret=b"", device="phone")
-
-
-# Identities
-
-
-@pytest.mark.parametrize(
-    "expires_at, expires_ms",
-    [(None, 0), (1.5, 1500), (1e9, 10**12), (1e300, 2**53 - 1)],
-)
-def test_the_end_as_the_wire_says_it(expires_at: float | None, expires_ms: int) -> None:
-    assert attrs.evolve(ALICE, expires_at=expires_at).expires_ms == expires_ms
-
-
-def test_a_session_token_is_not_shown() -> None:
-    assert "hush" not in repr(attrs.evolve(ALICE, session_token=b"hush"))
-
-
-@pytest.mark.parametrize(
-    "changes, concerned",
-    [
-        ({}, True),
-        ({"number": 3}, False),
-        ({"account": "bob"}, False),
-        ({"session": "7"}, True),
-        ({"session": "8"}, False),
-        ({"spared": "7"}, False),
-        ({"spared": "8"}, True),
-    ],
-)
-def test_whom_a_revocation_concerns(changes: dict[str, object], concerned: bool) -> None:
-    revocation = attrs.evolve(GONE, **changes)  # type: ignore[arg-type]
-    assert revocation.concerns(ALICE) is concerned
 
 
 # Who is signed in
@@ -133,10 +102,19 @@ async def test_open_mode_keeps_no_accounts() -> None:
         await opened.change_password(ALICE, ChangePassword(old=b"", new=b""), address="::1")
 
 
-async def test_open_mode_revokes_nothing() -> None:
+async def test_open_mode_bans_as_long_as_it_lives() -> None:
+    opened = OpenAuthenticator()
     revoked: list[Revocation] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(OpenAuthenticator().run, revoked.append)
+        nursery.start_soon(opened.run, revoked.append)
+        await trio.testing.wait_all_tasks_blocked()
+        assert revoked == []
+        await opened.ban("alice")
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert revoked == []
+    (one,) = revoked
+    assert (one.account, one.code) == ("alice", Code.BANNED)
+    with pytest.raises(RoomError, match="banned") as caught:
+        await opened.authenticate(by_name("alice"), address="::1", is_loopback=True)
+    assert caught.value.code == Code.PERMISSION_DENIED
+    await opened.authenticate(by_name("bob"), address="::1", is_loopback=True)

@@ -375,6 +375,25 @@ async def test_a_revoked_source_that_lingered_leaves_once(node: Node) -> None:
     assert of_kind(SourceLeft, viewer.new()) == [left]
 
 
+async def test_what_an_account_left_behind_is_ended_when_it_had_to_go(node: Node) -> None:
+    room = await node.room()
+    await node.grant(room, "bob")
+    bob, viewer = node.peer("bob"), node.peer("eve")
+    node.publish(bob, room.number)
+    node.publish(node.alice, room.number, OTHER_TOKEN)
+    node.subscribe(viewer, room.number)
+    for peer in (bob, node.alice):
+        node.manager.leave(peer.member, clean=False, now=0.0)
+    viewer.new()
+    node.manager.end_lingering("bob", 1.0)
+    left = SourceLeft(room=room.number, source=1, reason=SourceLeftReason.REVOKED)
+    assert of_kind(SourceLeft, viewer.new()) == [left]
+    node.manager.end_lingering("bob", 1.0)
+    await node.manager.expire(100.0)
+    (other,) = of_kind(SourceLeft, viewer.new())
+    assert (other.source, other.reason) == (2, SourceLeftReason.CONNECTION_LOST)
+
+
 async def test_who_had_to_go_leaves_no_source_to_take_over(node: Node) -> None:
     room = await node.room()
     node.publish(node.alice, room.number)
@@ -538,7 +557,7 @@ async def test_a_list_is_paged_in_order_of_ids(node: Node, monkeypatch: pytest.M
     assert page(numbers[6], 3) == (False, [])
     assert page(numbers[3] + 1, 1) == (True, [numbers[4]])
     assert page(0, 7) == (False, numbers)
-    monkeypatch.setattr(manager_module, "_LIST_LIMIT", 5)
+    monkeypatch.setattr("tim_trio.core.room_list._LIST_LIMIT", 5)
     assert page(0, 0) == page(0, 100) == (True, numbers[:5])
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import pytest
 import trio
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from tests.core.builders import make_manager
+from tests.core.builders import TOKEN, FakeAuthenticator, make_manager
 from tests.core.relations_model import NAMES, Model
 from tests.core.test_session import Caller
 from tim_trio.core.accounts import Gate
@@ -22,6 +23,9 @@ from tim_trio.protocol.messages import (
     AccountSend,
     AccountSendAnswer,
     AccountStream,
+    Ban,
+    BanAnswer,
+    BanKind,
     Contact,
     ContactAction,
     ContactAnswer,
@@ -32,8 +36,14 @@ from tim_trio.protocol.messages import (
     ListContacts,
     ListContactsAnswer,
     Policy,
+    Publish,
+    Right,
+    RoomClosed,
+    RoomClosedReason,
     SetPolicy,
     SetPolicyAnswer,
+    StartFrom,
+    Subscribe,
 )
 
 _STATUS = {
@@ -103,6 +113,7 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
+TestSessions.settings = settings(max_examples=40, stateful_step_count=30)
 
 
 async def test_errors_of_a_contact(manager: RoomManager) -> None:
@@ -129,3 +140,96 @@ async def test_a_list_of_contacts_fits_into_a_frame() -> None:
     assert pages == 2
     assert [entry.account for entry in found] == names
     assert {entry.state for entry in found} == {ContactState.ASKED_BY_ME}
+
+
+# Bans
+
+
+@pytest.fixture
+def authenticator() -> FakeAuthenticator:
+    return FakeAuthenticator()
+
+
+@pytest.fixture
+def gate(authenticator: FakeAuthenticator) -> Gate[Session]:
+    return Gate(authenticator)
+
+
+async def enter(
+    manager: RoomManager,
+    gate: Gate[Session],
+    authenticator: FakeAuthenticator,
+    account: str,
+    rights: Right = Right.REGISTER_ROOMS,
+) -> Caller:
+    authenticator.identity["rights"] = rights
+    return await Caller(manager, gate=gate).enter(account)
+
+
+def ban_room(room: int, reason: str = "") -> Ban:
+    return Ban(kind=BanKind.ROOM, room=room, account="", reason=reason)
+
+
+def ban_account(account: str, room: int = 0) -> Ban:
+    return Ban(kind=BanKind.ACCOUNT, room=room, account=account, reason="spam")
+
+
+@pytest.mark.parametrize(
+    "reason, text",
+    [
+        ("", "closed by an operator"),
+        ("not in here", "closed by an operator: not in here"),
+        ("ä" * 512, "closed by an operator: " + "ä" * 500),
+    ],
+)
+async def test_a_banned_room_is_over_for_everyone(
+    manager: RoomManager,
+    gate: Gate[Session],
+    authenticator: FakeAuthenticator,
+    reason: str,
+    text: str,
+) -> None:
+    alice = await enter(manager, gate, authenticator, "alice")
+    bob = await enter(manager, gate, authenticator, "bob")
+    operator = await enter(manager, gate, authenticator, "op", Right.OPERATOR)
+    room = await alice.register()
+    track = await alice.publish(room)
+    await bob.ask(Subscribe(room=room, start=StartFrom.GROUP, credit=0))
+    alice.peer.new()
+    assert await operator.ask(ban_room(room, reason)) == BanAnswer()
+    closed = RoomClosed(room=room, reason=RoomClosedReason.BANNED, text=text)
+    assert alice.peer.new() == [closed]
+    assert bob.peer.new() == [closed]
+    assert manager.node.room_bans == 1
+    await alice.send(track.data(0))  # on its way when the room ended
+    again = Publish(room=room, token=TOKEN)
+    assert await alice.refusal(again) is Code.NO_SUCH_ROOM
+    assert await operator.refusal(ban_room(room)) is Code.NO_SUCH_ROOM
+    manager.draw = iter([room, room + 1]).__next__
+    assert await alice.register() == room + 1
+
+
+async def test_a_banned_account_is_the_authenticators(
+    manager: RoomManager, gate: Gate[Session], authenticator: FakeAuthenticator
+) -> None:
+    operator = await enter(manager, gate, authenticator, "op", Right.OPERATOR)
+    # The room is not looked at.
+    assert await operator.ask(ban_account("bob", room=7)) == BanAnswer()
+    assert authenticator.asked[-1] == ("bob", "")
+    assert manager.node.account_bans == 1
+    authenticator.refusal = Code.NO_SUCH_ACCOUNT
+    assert await operator.refusal(ban_account("nobody")) is Code.NO_SUCH_ACCOUNT
+    assert manager.node.account_bans == 1
+
+
+async def test_who_may_not_ban_and_what_cannot_be_banned(
+    manager: RoomManager, gate: Gate[Session], authenticator: FakeAuthenticator
+) -> None:
+    alice = await enter(manager, gate, authenticator, "alice")
+    room = await alice.register()
+    for request in (ban_room(room), ban_account("bob"), ban_room(1)):
+        assert await alice.refusal(request) is Code.PERMISSION_DENIED
+    operator = await enter(manager, gate, authenticator, "op", Right.OPERATOR)
+    for request in (ban_room(1), ban_account("a b"), ban_account("op")):
+        assert await operator.refusal(request) is Code.BAD_REQUEST
+    assert manager.node.room_bans == manager.node.account_bans == 0

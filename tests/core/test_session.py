@@ -41,8 +41,6 @@ from tim_trio.protocol.messages import (
     AuthenticateAnswer,
     AuthMethod,
     AuthMode,
-    Ban,
-    BanKind,
     Capability,
     ChangePassword,
     ChangePasswordAnswer,
@@ -209,7 +207,7 @@ async def test_hello_is_answered_with_the_limits(manager: RoomManager) -> None:
     bounds = manager.node.limits
     assert await caller.ask(HELLO) == Welcome(
         version=1,
-        capabilities=Capability.RELIABLE | Capability.ACCOUNT_STREAMS,
+        capabilities=Capability.RELIABLE | Capability.ACCOUNT_STREAMS | Capability.OPERATOR,
         agent=AGENT,
         node="node",
         auth_mode=AuthMode.OPEN,
@@ -563,7 +561,6 @@ async def test_credit_is_taken_without_a_word(alice: Caller) -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        Ban(kind=BanKind.ROOM, room=ROOM, account="", reason=""),
         RegisterAccount(account="bob", password=b"", invitation=b""),
         ChangePassword(old=b"", new=b""),
         Link(node="n", incarnation=1),

@@ -11,7 +11,7 @@ import trio
 from tests.core.builders import FakeAuthenticator
 from tests.net.rawclient import HELLO, RawClient, authenticate, frame
 from tests.net.running import Running, eventually, running_server
-from tim_trio.core.accounts import Revocation
+from tim_trio.core.revocation import Revocation
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
 from tim_trio.protocol import messages

@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tim_trio.accounts.passwords import PasswordHasher, check_strength
 from tim_trio.accounts.rates import MinuteRates, network_of
-from tim_trio.accounts.store import Account, Store, check_active
-from tim_trio.core.accounts import Identity, Revocation
+from tim_trio.accounts.store import Account, AccountState, Store, check_active
+from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, RoomError, room_error
 from tim_trio.limits import Limits
 from tim_trio.log import StormLimiter, get_logger
@@ -216,6 +216,10 @@ class StoreAuthenticator:
         )
         self._look_now.set()
         _log.info("password changed", account=name)
+
+    async def ban(self, account: str) -> None:
+        await self._threads.call(lambda: self._store.set_state(account, AccountState.BANNED))
+        self._look_now.set()
 
     async def run(self, revoke: Callable[[Revocation], None]) -> None:
         mark: int | None = None

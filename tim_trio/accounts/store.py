@@ -35,7 +35,7 @@ from tim_trio.accounts.schema import (
     StoreError,
     migrate,
 )
-from tim_trio.core.accounts import Identity, Revocation
+from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import Right
 

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tim_trio.accounts.rates import MinuteRates, network_of
-from tim_trio.core.accounts import Identity, Revocation
+from tim_trio.core.bans import Bans
+from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, TimError, room_error
 from tim_trio.limits import Limits
 from tim_trio.log import get_logger
@@ -264,6 +265,7 @@ class TokenAuthenticator:
     def __init__(self, key_file: KeyFile, limits: Limits, *, audience: str = "") -> None:
         self._key_file = key_file
         self._audience = audience
+        self._bans = Bans()
         self._failures = MinuteRates(limits.logins_per_minute_per_address)
 
     async def authenticate(
@@ -280,6 +282,7 @@ class TokenAuthenticator:
             raise room_error(Code.BAD_CREDENTIALS, str(error)) from None
         if request.account and request.account != identity.account:
             raise room_error(Code.BAD_CREDENTIALS, "the token is somebody else's")
+        self._bans.check(identity.account)
         return attrs.evolve(identity, device=request.device)
 
     async def register(self, request: RegisterAccount, *, address: str) -> None:
@@ -290,8 +293,19 @@ class TokenAuthenticator:
     ) -> None:
         raise room_error(Code.NOT_SUPPORTED, "this server keeps no accounts")
 
+    async def ban(self, account: str) -> None:
+        self._bans.add(account)
+
     async def run(self, revoke: Callable[[Revocation], None]) -> None:
-        """Follow the key file. Who is signed in stays so until the token's own end."""
+        """Hand out bans, and follow the key file.
+
+        Who is signed in stays so until the token's own end, whatever the key.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._bans.run, revoke)
+            await self._follow_key_file()
+
+    async def _follow_key_file(self) -> None:
         while True:
             await trio.sleep(_POLL_INTERVAL_S)
             try:

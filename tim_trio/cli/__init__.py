@@ -13,6 +13,7 @@ from typing import Final
 import click
 
 from tim_trio.cli.account import account
+from tim_trio.cli.ban import ban
 from tim_trio.cli.contact import contact
 from tim_trio.cli.message import message
 from tim_trio.cli.push import push
@@ -56,7 +57,7 @@ def cli() -> None:
     """
 
 
-for command in (serve, push, watch, room, message, contact, account, token, config, version):
+for command in (serve, push, watch, room, message, contact, ban, account, token, config, version):
     cli.add_command(command)
 
 

@@ -19,7 +19,7 @@ import attrs
 import click
 
 from tim_trio.cli.options import account_name, server_address
-from tim_trio.errors import BadCredentials, NotSupported
+from tim_trio.errors import BadCredentials, NotSupported, PermissionDenied
 from tim_trio.net.client import Bounds, Client, connect
 from tim_trio.net.client.address import DEFAULT_PORT
 from tim_trio.net.client.credentials import MAX_SECRET_BYTES
@@ -74,7 +74,7 @@ class Login:
             ) as client:
                 signed_in = True
                 yield client
-        except BadCredentials as error:
+        except (BadCredentials, PermissionDenied) as error:
             if signed_in:
                 raise
             raise click.ClickException(

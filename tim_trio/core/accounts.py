@@ -13,12 +13,13 @@ Source: protocol.md, sections 6 and 11.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import attrs
-import trio
 
+from tim_trio.core.bans import Bans
 from tim_trio.core.relations import MemoryRelations, Relations
+from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import (
     Authenticate,
@@ -32,66 +33,6 @@ from tim_trio.protocol.messages import (
 )
 
 H = TypeVar("H")
-
-#: A number that every language's doubles hold exactly (protocol.md, section 1).
-_LAST_MS: Final = 2**53 - 1
-
-
-@attrs.frozen(kw_only=True)
-class Identity:
-    """Who a connection is, and until when.
-
-    Attributes:
-        expires_at: Unix time in seconds when the connection must end, or None.
-        session: names what may be revoked on its own (one device's sign-in);
-            empty where only the whole account can be.
-        session_token: the secret that signs in again; empty for none.
-        push_rooms, subscribe_rooms: rooms the rights are narrowed to, or None for any.
-        as_of: the last revocation that was already known when this was made.
-    """
-
-    account: str
-    rights: Right
-    device: str = ""
-    expires_at: float | None = None
-    session: str = ""
-    session_token: bytes = attrs.field(default=b"", repr=False)
-    push_rooms: frozenset[int] | None = None
-    subscribe_rooms: frozenset[int] | None = None
-    as_of: int = 0
-
-    @property
-    def expires_ms(self) -> int:
-        """`expires_at` as AUTHENTICATE's answer says it: 0 for never."""
-        if self.expires_at is None:
-            return 0
-        return min(int(self.expires_at * 1000), _LAST_MS)
-
-
-@attrs.frozen(kw_only=True)
-class Revocation:
-    """An account, or some of its sign-ins, must leave now.
-
-    Attributes:
-        number: rises; an identity made `as_of` this or later is not concerned.
-        code: what to close the connections with.
-        session: only this sign-in; empty for every one of the account.
-        spared: every one but this; empty for none.
-    """
-
-    number: int
-    account: str
-    code: Code
-    session: str = ""
-    spared: str = ""
-
-    def concerns(self, identity: Identity) -> bool:
-        return (
-            identity.account == self.account
-            and self.number > identity.as_of
-            and (not self.session or identity.session == self.session)
-            and (not self.spared or identity.session != self.spared)
-        )
 
 
 class SignIns(Generic[H]):
@@ -169,6 +110,13 @@ class Authenticator(Protocol):
                 ``rate_limited``, ``unavailable``.
         """
 
+    async def ban(self, account: str) -> None:
+        """Let an account in no more, and revoke all its sign-ins.
+
+        Raises:
+            RoomError: ``no_such_account``, ``unavailable``.
+        """
+
     async def run(self, revoke: Callable[[Revocation], None]) -> None:
         """Call ``revoke`` for whatever is revoked from now on, within a second.
 
@@ -182,6 +130,9 @@ class OpenAuthenticator:
     mode = AuthMode.OPEN
     capabilities = Capability(0)
 
+    def __init__(self) -> None:
+        self._bans = Bans()
+
     async def authenticate(
         self, request: Authenticate, *, address: str, is_loopback: bool
     ) -> Identity:
@@ -189,6 +140,7 @@ class OpenAuthenticator:
             raise room_error(Code.NOT_SUPPORTED, "this server takes names only")
         if not is_account_name(request.account):
             raise room_error(Code.BAD_REQUEST, "not an account name")
+        self._bans.check(request.account)
         rights = Right.REGISTER_ROOMS
         if is_loopback:
             rights |= Right.OPERATOR
@@ -202,8 +154,11 @@ class OpenAuthenticator:
     ) -> None:
         raise room_error(Code.NOT_SUPPORTED, "this server keeps no accounts")
 
+    async def ban(self, account: str) -> None:
+        self._bans.add(account)
+
     async def run(self, revoke: Callable[[Revocation], None]) -> None:
-        await trio.sleep_forever()
+        await self._bans.run(revoke)
 
 
 @attrs.define(eq=False)

@@ -21,6 +21,7 @@ from tim_trio.core.directory import Directory, MemoryDirectory, RoomRecord
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
 from tim_trio.core.room import Room
+from tim_trio.core.room_list import page
 from tim_trio.core.sources import Source
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import (
@@ -29,7 +30,6 @@ from tim_trio.protocol.messages import (
     PushGranted,
     RevokedReason,
     Right,
-    Role,
     RoomClosedReason,
     RoomEntry,
     RoomInfo,
@@ -41,15 +41,11 @@ from tim_trio.protocol.messages import (
     is_account_name,
 )
 from tim_trio.protocol.room_ids import END_ROOM_ID, FIRST_ROOM_ID
+from tim_trio.protocol.wire import MAX_TEXT_BYTES
 
 #: Draws before giving up on a generator that repeats itself.
 _DRAWS: Final = 8
 _MAX_GATHER_MS: Final = 1000
-_LIST_LIMIT: Final = 1000
-#: Of the answer to LIST_ROOMS: what stands before the entries, and an entry
-#: without the bytes of its creator's name.
-_LIST_HEADER_BYTES: Final = 15
-_ENTRY_BYTES: Final = 18
 _EXPIRY_INTERVAL_S: Final = 0.5
 _PACING_INTERVAL_S: Final = 1.0
 #: Asks to push remembered per room; more askers than that wait for the oldest.
@@ -140,6 +136,14 @@ class RoomManager:
         """Return the connections of an account that are here now."""
         return self._members.get(account, ())
 
+    def end_lingering(self, account: str, now: float) -> None:
+        """Nobody may take over what an account has left behind: end it."""
+        for source, room in list(self._lingering.items()):
+            if source.account == account:
+                del self._lingering[source]
+                room.end_source(source, SourceLeftReason.REVOKED, now)
+                self._log_source("source left", room, source, reason="revoked")
+
     # Room operations: each raises RoomError.
 
     def _room(self, number: int) -> Room:
@@ -221,13 +225,23 @@ class RoomManager:
     async def remove(self, member: Member, number: int, now: float) -> None:
         await self.close(self._own_room(member, number), RoomClosedReason.REMOVED, now)
 
-    async def close(self, room: Room, reason: RoomClosedReason, now: float) -> None:
-        """End a room for everyone at once, then take it out of the directory."""
+    async def ban(self, member: Member, number: int, why: str, now: float) -> None:
+        """End a room at an operator's word, whose right is the caller's to check."""
+        room = self._room(number)
+        self.node.room_bans += 1
+        self.log.info("room banned", room=str(room), by=member.account, why=why)
+        await self.close(room, RoomClosedReason.BANNED, now, why)
+
+    async def close(self, room: Room, reason: RoomClosedReason, now: float, why: str = "") -> None:
+        """End a room for everyone at once, then take it out of the directory.
+
+        ``why`` is told to them.
+        """
         if self.rooms.pop(room.number, None) is None:
             return
         for source in room.sources.values():
             self._lingering.pop(source, None)
-        room.close(reason, _CLOSED_TEXTS[reason], now)
+        room.close(reason, _closed_text(reason, why), now)
         self.node.rooms -= 1
         self._uncount(room.creator)
         for account in (room.creator, *room.granted):
@@ -383,24 +397,12 @@ class RoomManager:
         """
         if scope is ListScope.ALL and not member.rights & Right.OPERATOR:
             raise room_error(Code.PERMISSION_DENIED, "listing all rooms needs the operator right")
-        limit = min(limit or _LIST_LIMIT, _LIST_LIMIT)
         among = (
             self.rooms.values()
             if scope is ListScope.ALL
             else self._related.get(member.account, set())
         )
-        page = heapq.nsmallest(
-            limit + 1, (room for room in among if room.number > after), key=lambda r: r.number
-        )
-        # As many as fit into a frame.
-        size = _LIST_HEADER_BYTES
-        entries = []
-        for room in page[:limit]:
-            size += _ENTRY_BYTES + len(room.creator.encode())
-            if size > self.node.limits.max_frame_bytes:
-                break
-            entries.append(_entry(room, member.account))
-        return len(page) > len(entries), entries
+        return page(among, after, limit, member.account, self.node.limits.max_frame_bytes)
 
     def ask_to_push(self, member: Member, number: int, message: str, now: float) -> int:
         """Tell the creator's connections that the account wants to push; return how many."""
@@ -501,18 +503,10 @@ class RoomManager:
                     room.announce_viewers(now)
 
 
-def _entry(room: Room, account: str) -> RoomEntry:
-    if account == room.creator:
-        role = Role.CREATOR
-    elif account in room.granted:
-        role = Role.GRANTED
-    else:
-        role = Role.OPERATOR
-    return RoomEntry(
-        room=room.number,
-        mode=room.mode,
-        creator=room.creator,
-        role=role,
-        viewers=room.viewers,
-        sources=len(room.sources),
-    )
+def _closed_text(reason: RoomClosedReason, why: str) -> str:
+    text = _CLOSED_TEXTS[reason]
+    if why:
+        # Together not longer than a text may be on the wire.
+        room = MAX_TEXT_BYTES - len(text) - 2
+        text += ": " + why.encode()[:room].decode(errors="ignore")
+    return text

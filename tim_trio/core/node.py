@@ -31,6 +31,7 @@ class Node:
         account_missed: for nobody there or no such account.
         account_busy: for connections without room for them.
         account_bytes: payload bytes handed to connections.
+        room_bans, account_bans: at an operator's word.
         closes: connections ended, by the code's label (``lost`` without one).
     """
 
@@ -53,6 +54,8 @@ class Node:
     account_missed: int = 0
     account_busy: int = 0
     account_bytes: int = 0
+    room_bans: int = 0
+    account_bans: int = 0
     closes: Counter[str] = attrs.field(factory=Counter)
 
     def figures(self) -> dict[str, int]:

@@ -8,16 +8,22 @@ Source: protocol.md, sections 7 to 9 and 11.
 
 from __future__ import annotations
 
+from typing import Any, assert_never
+
 from tim_trio.core import account_streams
+from tim_trio.core.accounts import Authenticator, Gate
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
-from tim_trio.core.relations import Relations, as_fits
+from tim_trio.core.relations import as_fits
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import (
     AccountSend,
     AccountSendAnswer,
     AskToPush,
     AskToPushAnswer,
+    Ban,
+    BanAnswer,
+    BanKind,
     Contact,
     ContactAnswer,
     Credit,
@@ -35,6 +41,7 @@ from tim_trio.protocol.messages import (
     RemoveRoomAnswer,
     Revoke,
     RevokeAnswer,
+    Right,
     RoomInfoAnswer,
     SetPolicy,
     SetPolicyAnswer,
@@ -42,12 +49,14 @@ from tim_trio.protocol.messages import (
     Unpublish,
     Unsubscribe,
     UnsubscribeAnswer,
+    is_account_name,
 )
+from tim_trio.protocol.room_ids import is_room_id
 
 
 async def carry_out(
     manager: RoomManager,
-    relations: Relations,
+    gate: Gate[Any],
     member: Member,
     request: object,
     request_id: int,
@@ -58,6 +67,7 @@ async def carry_out(
     Raises:
         RoomError: the answer is ERROR.
     """
+    relations = gate.relations
     match request:
         case AccountSend():
             deliveries = await account_streams.send(manager, relations, member, request, now)
@@ -73,8 +83,36 @@ async def carry_out(
         case SetPolicy(policy=policy):
             await relations.set_policy(member.account, policy)
             return SetPolicyAnswer()
+        case Ban():
+            await _ban(manager, gate.authenticator, member, request, now)
+            return BanAnswer()
         case _:
             return await _room_request(manager, member, request, request_id, now)
+
+
+async def _ban(
+    manager: RoomManager, authenticator: Authenticator, member: Member, request: Ban, now: float
+) -> None:
+    if not member.rights & Right.OPERATOR:
+        raise room_error(Code.PERMISSION_DENIED, "only operators may ban")
+    match request.kind:
+        case BanKind.ROOM:
+            if not is_room_id(request.room):
+                raise room_error(Code.BAD_REQUEST, "not a room id")
+            await manager.ban(member, request.room, request.reason, now)
+        case BanKind.ACCOUNT:
+            account = request.account
+            if not is_account_name(account):
+                raise room_error(Code.BAD_REQUEST, "not an account name")
+            if account == member.account:
+                raise room_error(Code.BAD_REQUEST, "that is you")
+            await authenticator.ban(account)
+            manager.node.account_bans += 1
+            manager.log.info(
+                "account banned", account=account, by=member.account, why=request.reason
+            )
+        case _:
+            assert_never(request.kind)
 
 
 async def _room_request(

@@ -14,12 +14,13 @@ from typing import Final
 import attrs
 
 from tim_trio._version import __version__
-from tim_trio.core.accounts import Gate, Identity
+from tim_trio.core.accounts import Gate
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.rates import TokenBucket
 from tim_trio.core.requests import carry_out
+from tim_trio.core.revocation import Identity
 from tim_trio.errors import Code, RemoteProtocolError, RoomError, room_error
 from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, VERSION
@@ -53,7 +54,7 @@ from tim_trio.protocol.runs import Run
 
 AGENT: Final = f"tim_trio/{__version__}"
 #: Capabilities of every server; its authenticator adds to them.
-SERVED: Final = Capability.RELIABLE | Capability.ACCOUNT_STREAMS
+SERVED: Final = Capability.RELIABLE | Capability.ACCOUNT_STREAMS | Capability.OPERATOR
 _LAST_REQUEST: Final = 0x3F
 _FIRST_ANSWER: Final = 0x80
 _LAST_ANSWER: Final = 0xBF
@@ -229,9 +230,7 @@ class Session:
             raise room_error(Code.NOT_AUTHENTICATED)
         if isinstance(request, ChangePassword):
             return await self._change_password(request)
-        return await carry_out(
-            self.manager, self.gate.relations, self.member, request, frame.request_id, now
-        )
+        return await carry_out(self.manager, self.gate, self.member, request, frame.request_id, now)
 
     async def _authenticate(self, request: Authenticate) -> AuthenticateAnswer:
         if self.member is not None:

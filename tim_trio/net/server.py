@@ -16,10 +16,11 @@ from typing import Final
 import attrs
 import trio
 
-from tim_trio.core.accounts import Authenticator, Gate, OpenAuthenticator, Revocation
+from tim_trio.core.accounts import Authenticator, Gate, OpenAuthenticator
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.node import Node
 from tim_trio.core.relations import MemoryRelations, Relations
+from tim_trio.core.revocation import Revocation
 from tim_trio.core.session import Session
 from tim_trio.errors import Code, code_label
 from tim_trio.limits import Limits
@@ -303,6 +304,8 @@ class Server:
     def _revoke(self, revocation: Revocation) -> None:
         for session in self.gate.sign_ins.revoked(revocation):
             self._of_session[session].close(revocation.code)
+        if revocation.is_of_account:
+            self.manager.end_lingering(revocation.account, trio.current_time())
 
     async def _report(self) -> None:
         """Log what went wrong in storms, at most a line a second, and the node's

@@ -228,6 +228,35 @@ class Client:
         """
         return self._events
 
+    # -- for operators -------------------------------------------------------
+
+    async def ban_room(self, room: str | int, reason: str = "") -> None:
+        """End a room for everyone; its id is never good again. For operators.
+
+        Args:
+            reason: told to everyone in the room.
+        """
+        await self._request(
+            messages.Ban(
+                kind=messages.BanKind.ROOM, room=room_number(room), account="", reason=reason
+            ),
+            messages.BanAnswer,
+        )
+
+    async def ban_account(self, account: str, reason: str = "") -> None:
+        """Close an account's connections and let it in no more. For operators.
+
+        Where the server keeps the accounts, ``account enable`` lets it in
+        again; elsewhere the ban lasts as long as the server runs.
+
+        Args:
+            reason: for the server's log.
+        """
+        await self._request(
+            messages.Ban(kind=messages.BanKind.ACCOUNT, room=0, account=account, reason=reason),
+            messages.BanAnswer,
+        )
+
     # -- the account ---------------------------------------------------------
 
     async def change_password(self, old: Secret, new: Secret) -> None:

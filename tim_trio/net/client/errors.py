@@ -66,6 +66,9 @@ class RoomClosed(StreamOver):
         self.reason = reason
         self.text = text
         why = _WHY_CLOSED.get(reason, text)
+        if reason == RoomClosedReason.BANNED and text:
+            # With the operator's own words.
+            why = "".join(each if each.isprintable() else "?" for each in text)
         super().__init__(f"room {room} has ended" + (f": {why}" if why else ""))
 
 
