@@ -179,7 +179,7 @@ def test_layouts_were_found() -> None:
         [("room", "room"), ("u8", "from"), ("u64", "credit")],
     )
     assert (
-        len(LAYOUTS.frames) == 28 + 24 + 1 + 12
+        len(LAYOUTS.frames) == 31 + 24 + 1 + 12
     )  # requests and one-way messages, answers, ERROR, events
 
 

@@ -14,23 +14,30 @@ import sys
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from tim_trio.accounts.configured import Accounts, open_accounts
-from tim_trio.accounts.schema import StoreError
-from tim_trio.accounts.tokens import KeyFileError
 from tim_trio.config import Address, ServerConfig
+from tim_trio.errors import TimError
 from tim_trio.log import get_logger, setup_logging
-from tim_trio.net.listening import ListenError, describe, open_listeners
-from tim_trio.net.metrics import TokenFileError, read_token
+from tim_trio.net.listening import describe, open_listeners
+from tim_trio.net.metrics import read_token
 from tim_trio.net.origin import OriginPolicy
 from tim_trio.net.server import Server
-from tim_trio.net.tls import ServerTls, TlsFileError
+from tim_trio.net.tls import ServerTls
 from tim_trio.net.web import WebPort
 from tim_trio.web import load_files
 
+if TYPE_CHECKING:
+    from tim_trio.cluster.service import Node
+
 _log = get_logger("app")
+
+
+class Expelled(TimError):
+    """The cluster went on without this node."""
 
 
 def run_server(config: ServerConfig) -> int:
@@ -45,7 +52,7 @@ def run_server(config: ServerConfig) -> int:
     tame_garbage_collector()
     try:
         trio.run(_main, config)
-    except (ListenError, StoreError, KeyFileError, TlsFileError, TokenFileError) as error:
+    except TimError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -73,10 +80,14 @@ def tame_garbage_collector() -> None:
 
 async def _main(config: ServerConfig) -> None:
     async with open_accounts(config) as accounts:
-        await _serve(config, accounts)
+        if await _serve(config, accounts):
+            raise Expelled(
+                "the cluster went on without this node, whose clients have left: start it anew"
+            )
 
 
-async def _serve(config: ServerConfig, accounts: Accounts) -> None:
+async def _serve(config: ServerConfig, accounts: Accounts) -> bool:
+    """Serve until a signal; True when it ended because the cluster expelled this node."""
     server = Server(
         config.limits,
         node_name=config.node_name,
@@ -97,7 +108,7 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> None:
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGUSR1) as questions,
     ):
-        async with trio.open_nursery() as nursery:
+        async with _cluster(config, server, listeners) as node, trio.open_nursery() as nursery:
             await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
             await nursery.start(partial(web.serve, web_listeners, tls_listeners=web_tls_listeners))
             for kind, opened in (
@@ -109,7 +120,34 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> None:
                 for listener in opened:
                     print(f"listening {kind} {describe(listener)}", flush=True)
             nursery.start_soon(_tell_on_signal, server, questions)
-            nursery.start_soon(_stop_on_signal, server, signals, nursery.cancel_scope)
+            nursery.start_soon(_stop_on_signal, server, node, signals, nursery.cancel_scope)
+            if node is not None:
+                nursery.start_soon(_stop_when_expelled, server, node, nursery.cancel_scope)
+        return node is not None and node.is_expelled
+
+
+@contextlib.asynccontextmanager
+async def _cluster(
+    config: ServerConfig, server: Server, listeners: list[socket.socket]
+) -> AsyncIterator[Node | None]:
+    """Make the server a node of its cluster, if it belongs to one."""
+    if not config.cluster:
+        yield None
+        return
+    # Their libraries take a while to load, which a single server need not wait for.
+    from tim_trio.cluster.configured import cluster_settings
+    from tim_trio.cluster.service import open_cluster
+
+    settings = cluster_settings(config, [describe(listener) for listener in listeners])
+    async with open_cluster(server, settings) as node:
+        server.refuge = node.refuge
+        yield node
+
+
+async def _stop_when_expelled(server: Server, node: Node, everything: trio.CancelScope) -> None:
+    await node.wait_expelled()
+    await server.drain()
+    everything.cancel()
 
 
 def _open_listeners(addresses: Iterable[Address], option: str) -> list[socket.socket]:
@@ -138,18 +176,23 @@ def _web_port(config: ServerConfig, server: Server) -> WebPort:
 
 
 async def _stop_on_signal(
-    server: Server, signals: AsyncIterator[int], everything: trio.CancelScope
+    server: Server,
+    node: Node | None,
+    signals: AsyncIterator[int],
+    everything: trio.CancelScope,
 ) -> None:
     async with trio.open_nursery() as nursery:
         number = await anext(aiter(signals))
         _log.info("stopping", signal=signal.Signals(number).name)
-        nursery.start_soon(_drain, server, nursery.cancel_scope)
+        nursery.start_soon(_drain, server, node, nursery.cancel_scope)
         await anext(aiter(signals))
         _log.info("stopping at once")
         everything.cancel()  # the drain too: this nursery would wait for it
     everything.cancel()
 
 
-async def _drain(server: Server, waiting: trio.CancelScope) -> None:
+async def _drain(server: Server, node: Node | None, waiting: trio.CancelScope) -> None:
+    if node is not None:
+        await node.withdraw()
     await server.drain()
     waiting.cancel()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import attrs
-from pydantic import Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationError
 
 from tim_trio.errors import TimError
 from tim_trio.limits import Limits
@@ -133,6 +133,21 @@ def _parse_origins(value: object) -> tuple[str, ...]:
     return origins
 
 
+def _check_cluster(value: str) -> str:
+    endpoints = value.partition("://")[2].split(",")
+    if value and not re.fullmatch(r"etcds?://[^@/]+/?", value):
+        raise ValueError("must be etcd://HOST:PORT or etcds://HOST:PORT, more of them after commas")
+    for endpoint in endpoints if value else ():
+        Address.parse(endpoint.rstrip("/"))
+    return value
+
+
+def _check_advertise(value: str) -> str:
+    if value:
+        Address.parse(value)
+    return value
+
+
 def _key(
     default: object,
     why: str,
@@ -230,6 +245,42 @@ class ServerConfig:
         "node-1",
         "what this server calls itself to clients and in logs; unique among nodes",
         form="1 to 64 letters, digits, dots, dashes or underscores",
+    )
+    cluster: Annotated[str, AfterValidator(_check_cluster)] = _key(
+        "",
+        "etcd, as etcd://HOST:PORT,HOST:PORT or etcds:// for TLS: this server is then a node "
+        "of the cluster that all with the same etcd form; empty for a server on its own",
+    )
+    cluster_secret_file: str = _key(
+        "",
+        "cluster: the file with the secret that all nodes share, at least 16 bytes; links "
+        "between nodes need it",
+    )
+    advertise: Annotated[str, AfterValidator(_check_advertise)] = _key(
+        "",
+        "cluster: HOST:PORT where other nodes and their clients reach this one's TCP port; "
+        "empty is the first address of tcp, if it names one",
+    )
+    node_weight: int = _key(
+        1,
+        "cluster: this node's share of the rooms, in proportion to the others'",
+        least=1,
+        most=1000,
+    )
+    link_fanout: int = _key(
+        64,
+        "cluster: nodes that this one feeds per room before it sends further ones on",
+        unit="nodes",
+        least=2,
+        most=1024,
+    )
+    etcd_user: str = _key("", "cluster: whom to sign in as at etcd; empty for nobody")
+    etcd_password_file: str = _key("", "cluster: the file with that user's password")
+    etcd_ca_file: str = _key(
+        "", "cluster: whom to trust for etcds://, in PEM form; empty is the system's authorities"
+    )
+    etcd_cert_file: str = _key(
+        "", "cluster: our certificate and its key for etcds://, in one PEM file, if etcd wants one"
     )
     drain_timeout_s: float = _key(
         10.0,
@@ -468,6 +519,10 @@ def _build(values: Mapping[str, object]) -> ServerConfig:
     if (config.tls or config.web_tls) and not (config.tls_cert and config.tls_key):
         missing = "tls_cert" if not config.tls_cert else "tls_key"
         raise ConfigError(f"{missing}: listening with TLS needs a certificate and its key")
+    if config.cluster and not config.cluster_secret_file:
+        raise ConfigError(
+            "cluster_secret_file: a node of a cluster needs the file with the cluster's secret"
+        )
     anyone_may_enter = config.auth == "open"
     if anyone_may_enter and not config.insecure_open:
         listeners = [

@@ -71,6 +71,32 @@ def test_who_joins_and_leaves_is_walked_from_then_on_and_no_more(hall: Hall) -> 
     assert hall.audience.members() == (second.member,)
 
 
+def test_who_is_left_out_gets_nothing_for_that_while(hall: Hall) -> None:
+    link, other = hall.join(), hall.join()
+    for _ in range(2):
+        with hall.audience.leaving_out(link.member):
+            hall.send(100)
+    hall.send(100)
+    assert (seqs(link.new()), seqs(other.new())) == ([2], [0, 1, 2])
+
+
+def test_who_leaves_while_another_is_left_out_is_gone(hall: Hall) -> None:
+    link, other, third = hall.join(), hall.join(), hall.join()
+    with hall.audience.leaving_out(link.member):
+        hall.audience.leave(other.member)
+        hall.send(100)
+    hall.send(100)
+    assert (seqs(link.new()), seqs(other.new()), seqs(third.new())) == ([0, 1], [], [0, 1])
+
+
+def test_leaving_out_who_is_not_there_leaves_nobody_out(hall: Hall) -> None:
+    link, other = hall.join(), hall.join()
+    hall.audience.leave(link.member)
+    with hall.audience.leaving_out(link.member):
+        hall.send(100)
+    assert seqs(other.new()) == [0]
+
+
 def test_who_leaves_during_a_look_round_disturbs_nobody(hall: Hall) -> None:
     peers = [hall.join() for _ in range(3)]
     seen = 0

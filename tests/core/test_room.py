@@ -1010,3 +1010,14 @@ def test_a_room_is_shown_by_its_id() -> None:
 
 def test_a_new_rooms_idle_time_counts_from_its_making() -> None:
     assert make_room(created_at=42.0).last_frame_at == 42.0
+
+
+def test_grants_are_listed_as_far_as_a_frame_holds_them() -> None:
+    room = make_room()
+    longest = "ñ" * 64
+    granted = 0
+    while room.grant(f"{longest[:60]}{granted}"):
+        granted += 1
+    assert len(room.granted) == granted > 0
+    room.revoke(next(iter(room.granted)))
+    assert room.grant("bob")

@@ -566,7 +566,7 @@ async def test_credit_is_taken_without_a_word(alice: Caller) -> None:
         Link(node="n", incarnation=1),
         LinkSubscribe(room=ROOM, credit=0, path=[]),
         LinkPath(room=ROOM, path=[]),
-        Forward(account="bob", frame=b""),
+        Forward(account="bob", frame=b"", rights=0),
     ],
     ids=lambda request: type(request).__name__,
 )

@@ -39,6 +39,23 @@ from tim_trio._version import __version__
     help="Serve them here with TLS, beside --web. May be repeated.",
 )
 @click.option(
+    "--cluster",
+    metavar="etcd://HOST:PORT,...",
+    help="Be a node of the cluster that meets at this etcd; needs --cluster-secret.",
+)
+@click.option(
+    "--cluster-secret",
+    "cluster_secret_file",
+    metavar="FILE",
+    help="The file with the secret that all nodes share.",
+)
+@click.option(
+    "--advertise",
+    metavar="HOST:PORT",
+    help="Where other nodes reach this one; the first --tcp address without it.",
+)
+@click.option("--name", "node_name", metavar="NAME", help="This node, unique in its cluster.")
+@click.option(
     "--config",
     "file",
     type=click.Path(path_type=Path),
@@ -60,6 +77,10 @@ def serve(
     web: tuple[str, ...],
     no_web: bool,
     web_tls: tuple[str, ...],
+    cluster: str | None,
+    cluster_secret_file: str | None,
+    advertise: str | None,
+    node_name: str | None,
     file: Path | None,
     settings: tuple[str, ...],
 ) -> int:
@@ -90,7 +111,14 @@ def serve(
         overrides["web_tls"] = list(web_tls)
     overrides.update(
         (name, value)
-        for name, value in (("tls_cert", tls_cert), ("tls_key", tls_key))
+        for name, value in (
+            ("tls_cert", tls_cert),
+            ("tls_key", tls_key),
+            ("cluster", cluster),
+            ("cluster_secret_file", cluster_secret_file),
+            ("advertise", advertise),
+            ("node_name", node_name),
+        )
         if value is not None
     )
     try:

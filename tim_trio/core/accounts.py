@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 
 from tim_trio.core.bans import Bans
+from tim_trio.core.links import LinkGate
 from tim_trio.core.relations import MemoryRelations, Relations
 from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, room_error
@@ -168,3 +169,5 @@ class Gate(Generic[H]):
     authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
     relations: Relations = attrs.field(factory=MemoryRelations)
     sign_ins: SignIns[H] = attrs.field(factory=SignIns)
+    #: Who of the other nodes may link to this one; None on a single node.
+    links: LinkGate | None = None

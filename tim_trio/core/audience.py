@@ -5,6 +5,7 @@ Source: DESIGN "The data path"; protocol.md, section 9.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import attrs
@@ -32,6 +33,8 @@ class Audience:
     # One walk per form, the plain one first: rebuilt when someone joins or
     # leaves, so that nothing changes under a walk.
     _walks: tuple[tuple[Form | None, Walk], ...] | None = ()
+    # The walks without each who was ever left out.
+    _partial: dict[Member, tuple[tuple[Form | None, Walk], ...]] = attrs.field(factory=dict)
 
     def __len__(self) -> int:
         return len(self._subscriptions)
@@ -46,9 +49,11 @@ class Audience:
     def join(self, member: Member, subscription: Subscription) -> None:
         self._subscriptions[member] = subscription
         self._walks = None
+        self._partial.clear()
 
     def leave(self, member: Member) -> Subscription:
         self._walks = None
+        self._partial.clear()
         return self._subscriptions.pop(member)
 
     def _current(self) -> tuple[tuple[Form | None, Walk], ...]:
@@ -62,6 +67,29 @@ class Audience:
                 if some
             )
         return self._walks
+
+    @contextlib.contextmanager
+    def leaving_out(self, member: Member) -> Iterator[None]:
+        """Send to everyone but ``member`` for a while, in which nobody blocks.
+
+        For what comes from a member that is a link to another node. The walk
+        itself is none the slower for it.
+        """
+        whole = self._current()
+        partial = self._partial.get(member)
+        if partial is None:
+            left_out = self._subscriptions.get(member)
+            partial = self._partial[member] = tuple(
+                (form, tuple(each for each in walk if each[2] is not left_out))
+                for form, walk in whole
+            )
+        self._walks = partial
+        try:
+            yield
+        finally:
+            # Unless somebody has joined or left meanwhile.
+            if self._walks is partial:
+                self._walks = whole
 
     def send(self, data: Buffer, parts: Parts, now: float) -> None:
         """Send runs of a live room to everyone, as one write for who keeps up.

@@ -67,6 +67,21 @@ class EventLog(Protocol):
     def info(self, event: str, **fields: Any) -> object: ...
 
 
+class Elsewhere(Protocol):
+    """The other nodes of a cluster, as far as requests concern them."""
+
+    async def prepare(self, member: Member, request: object, now: float) -> object | None:
+        """Make the room of a request present here, or have the request carried
+        out where it is; then that answer is returned.
+
+        Raises:
+            RoomError: the answer is ERROR.
+        """
+
+    async def finish(self, member: Member, request: object, answer: object, now: float) -> object:
+        """Carry out the other nodes' part of what was carried out here; return the answer."""
+
+
 def draw_room_id() -> int:
     """Return a room id drawn uniformly from the whole range by the system's random source."""
     return FIRST_ROOM_ID + secrets.randbelow(END_ROOM_ID - FIRST_ROOM_ID)
@@ -85,6 +100,11 @@ class RoomManager:
     node_name: str = "node"
     directory: Directory = attrs.field(factory=MemoryDirectory)
     draw: Callable[[], int] = draw_room_id
+    make_room: Callable[..., Room] = Room
+    #: The other nodes; None on a single node.
+    elsewhere: Elsewhere | None = None
+    #: Gets an account's name when its first connection comes and its last one goes.
+    on_presence: Callable[[str, bool], None] | None = None
     rooms: dict[int, Room] = attrs.field(factory=dict)
     _members: dict[str, set[Member]] = attrs.field(factory=dict)
     # Rooms an account created or was granted.
@@ -99,6 +119,8 @@ class RoomManager:
 
     def enter(self, member: Member) -> None:
         """A connection has authenticated."""
+        if self.on_presence is not None and member.account not in self._members:
+            self.on_presence(member.account, True)
         self._members.setdefault(member.account, set()).add(member)
 
     def leave(self, member: Member, *, clean: bool, now: float, revoked: bool = False) -> None:
@@ -113,6 +135,8 @@ class RoomManager:
         members.discard(member)
         if not members:
             del self._members[member.account]
+            if self.on_presence is not None:
+                self.on_presence(member.account, False)
         for number in list(member.subscriptions):
             self.rooms[number].unsubscribe(member)
         for room, source in list(member.sources.values()):
@@ -131,6 +155,10 @@ class RoomManager:
                 self._lingering[source] = room
         member.sources.clear()
         member.former.clear()
+
+    def stop_lingering(self, source: Source) -> None:
+        """Somebody has taken the source over: its publisher is not waited for."""
+        self._lingering.pop(source, None)
 
     def members_of(self, account: str) -> Collection[Member]:
         """Return the connections of an account that are here now."""
@@ -181,25 +209,33 @@ class RoomManager:
         self._created[member.account] = created + 1
         try:
             record = await self._record_new(member.account, mode, gather_ms, idle)
-        except BaseException:
+        finally:
             self._uncount(member.account)
-            raise
-        room = Room(
+        room = self.open_room(record, now)
+        self.log.info("room registered", room=str(room), account=room.creator)
+        return room
+
+    def open_room(self, record: RoomRecord, now: float) -> Room:
+        """Make a recorded room present on this node; it is not yet."""
+        room = self.make_room(
             record.room,
-            member.account,
-            mode,
-            gather_ms,
-            idle,
+            record.creator,
+            record.mode,
+            record.gather_ms,
+            record.idle_timeout_s,
             now,
             self.node,
             self.node_name,
             flush_at=self._flush_at,
         )
+        self._created[room.creator] = self._created.get(room.creator, 0) + 1
         self.rooms[room.number] = room
         self.node.rooms += 1
-        self._related.setdefault(room.creator, set()).add(room)
-        heapq.heappush(self._deadlines, (now + idle, room.number))
-        self.log.info("room registered", room=str(room), account=room.creator)
+        for account in record.granted:
+            room.grant(account)
+        for account in (room.creator, *room.granted):
+            self._related.setdefault(account, set()).add(room)
+        heapq.heappush(self._deadlines, (now + room.idle_timeout_s, room.number))
         return room
 
     async def _record_new(
@@ -237,8 +273,13 @@ class RoomManager:
 
         ``why`` is told to them.
         """
+        if self.close_here(room, reason, now, why):
+            await self.directory.remove_room(room.number)
+
+    def close_here(self, room: Room, reason: RoomClosedReason, now: float, why: str = "") -> bool:
+        """End a room on this node alone; False when it has ended already."""
         if self.rooms.pop(room.number, None) is None:
-            return
+            return False
         for source in room.sources.values():
             self._lingering.pop(source, None)
         room.close(reason, _closed_text(reason, why), now)
@@ -253,7 +294,7 @@ class RoomManager:
             frames=room.frames_in,
             bytes=room.bytes_in,
         )
-        await self.directory.remove_room(room.number)
+        return True
 
     def _unrelate(self, account: str, room: Room) -> None:
         related = self._related[account]
@@ -454,7 +495,9 @@ class RoomManager:
             if room_or_none is None:
                 continue
             due = room_or_none.last_frame_at + room_or_none.idle_timeout_s
-            if due <= now:
+            if due <= now and not room_or_none.may_expire:
+                heapq.heappush(self._deadlines, (now + _EXPIRY_INTERVAL_S, number))
+            elif due <= now:
                 await self.close(room_or_none, RoomClosedReason.IDLE, now)
             else:
                 heapq.heappush(self._deadlines, (due, number))

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
+import trio
+
 from tim_trio.core import account_streams
 from tim_trio.core.accounts import Authenticator, Gate
 from tim_trio.core.manager import RoomManager
@@ -67,6 +69,29 @@ async def carry_out(
     Raises:
         RoomError: the answer is ERROR.
     """
+    elsewhere = manager.elsewhere
+    if elsewhere is None:
+        return await _carry_out(manager, gate, member, request, request_id, now)
+    answer = await elsewhere.prepare(member, request, now)
+    if answer is None:
+        # What took its time took it from the clock too.
+        now = max(now, trio.current_time())
+        if member.outbox.closed:
+            raise room_error(Code.UNAVAILABLE)
+        answer = await _carry_out(manager, gate, member, request, request_id, now)
+        if answer is not None:
+            answer = await elsewhere.finish(member, request, answer, now)
+    return answer
+
+
+async def _carry_out(
+    manager: RoomManager,
+    gate: Gate[Any],
+    member: Member,
+    request: object,
+    request_id: int,
+    now: float,
+) -> object | None:
     relations = gate.relations
     match request:
         case AccountSend():

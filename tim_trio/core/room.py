@@ -107,6 +107,16 @@ class Room:
     def cache_bytes(self) -> int:
         return self._budget.used
 
+    @property
+    def path(self) -> list[str]:
+        """The nodes from this one to the room's root."""
+        return [self._node_name]
+
+    @property
+    def may_expire(self) -> bool:
+        """Whether this node may end the room for being idle."""
+        return True
+
     def may_push(self, account: str) -> bool:
         return account == self.creator or account in self.granted
 
@@ -282,7 +292,7 @@ class Room:
                 *self._listing.left,
                 *(source.info(offered=offered or source.holds) for source in sources),
             ],
-            path=[self._node_name],
+            path=self.path,
         )
         outbox.put_control(encode(answer, request_id), now)
         subscription = Subscription(self.number, outbox, node, credit)

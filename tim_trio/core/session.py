@@ -15,6 +15,7 @@ import attrs
 
 from tim_trio._version import __version__
 from tim_trio.core.accounts import Gate
+from tim_trio.core.links import LinkGate, LinkHandler
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
@@ -27,6 +28,7 @@ from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, VERSION
 from tim_trio.protocol.messages import (
     Authenticate,
     AuthenticateAnswer,
+    AuthMethod,
     Capability,
     ChangePassword,
     ChangePasswordAnswer,
@@ -36,12 +38,18 @@ from tim_trio.protocol.messages import (
     GoAway,
     GoAwayReason,
     Hello,
+    Link,
+    LinkAnswer,
+    LinkExpelled,
+    LinkInvite,
     LinkPath,
+    LinkSource,
     LinkViewers,
     Ping,
     Pong,
     RegisterAccount,
     RegisterAccountAnswer,
+    Right,
     UnreadableFields,
     Welcome,
     decode,
@@ -61,7 +69,10 @@ _LAST_ANSWER: Final = 0xBF
 _CLOSE: Final = type_of(Close)
 _HELLO: Final = type_of(Hello)
 #: What needs no request_id. Only a mistake in it is answered.
-_ONE_WAY: Final = frozenset({type_of(Credit), type_of(LinkPath), type_of(LinkViewers)})
+_ONE_WAY: Final = frozenset(
+    type_of(message)
+    for message in (Credit, LinkPath, LinkViewers, LinkSource, LinkInvite, LinkExpelled)
+)
 _PING_STAMP: Final = 1
 #: Seconds after which a refused request is no longer held against anyone.
 _PATIENCE_S: Final = 60.0
@@ -81,7 +92,8 @@ class Session:
         last_received: when the peer was last heard, by the owner's clock.
         gate: who checks AUTHENTICATE, and where the sign-in is written down.
         address: the peer's, without its port.
-        member: set once authenticated.
+        member: set once authenticated, but for nodes.
+        link: set once a node has said LINK.
     """
 
     manager: RoomManager
@@ -92,9 +104,12 @@ class Session:
     address: str = ""
     is_loopback: bool = False
     member: Member | None = None
+    link: LinkHandler | None = None
     greeted: bool = False
     pinged_at: float = -math.inf
     _identity: Identity | None = None
+    #: The node that has proved who it is and not yet said LINK.
+    _peer: str = ""
     _failed_logins: int = 0
     _revoked: bool = False
     _said_bye: bool = False
@@ -111,6 +126,8 @@ class Session:
         """
         member = self.member
         if member is None:
+            if self.link is not None:
+                return self.link.receive_run(run, now)
             raise RemoteProtocolError("a stream frame before authentication")
         held = member.sources.get((run.room, run.source))
         if held is None:
@@ -135,6 +152,9 @@ class Session:
         number = frame.type
         if not self.greeted:
             self._greet(frame, now)
+            return
+        if self.link is not None:
+            self.link.receive_control(frame, now)
             return
         if _FIRST_ANSWER <= number <= _LAST_ANSWER:
             return  # a PONG, or an answer nobody waits for
@@ -182,7 +202,7 @@ class Session:
         self.decoder.max_frame_bytes = limits.max_frame_bytes
         welcome = Welcome(
             version=VERSION,
-            capabilities=SERVED | self.gate.authenticator.capabilities,
+            capabilities=self._capabilities(),
             agent=AGENT,
             node=self.manager.node_name,
             auth_mode=self.gate.authenticator.mode,
@@ -195,6 +215,10 @@ class Session:
             max_subscriptions=limits.max_subscriptions,
         )
         self.outbox.put_control(encode(welcome, frame.request_id), now)
+
+    def _capabilities(self) -> Capability:
+        served = SERVED | self.gate.authenticator.capabilities
+        return served | Capability.LINKS if self.gate.links is not None else served
 
     def _check_rate(self, now: float) -> None:
         limits = self.manager.node.limits
@@ -221,8 +245,13 @@ class Session:
         match request:
             case Ping():
                 return Pong(stamp=request.stamp)
+            case Authenticate(method=AuthMethod.NODE) if self.gate.links is not None:
+                return self._authenticate_node(request, self.gate.links)
             case Authenticate():
                 return await self._authenticate(request)
+            case Link() if self.gate.links is not None and self._peer:
+                self._open_link(request, self.gate.links, frame.request_id, now)
+                return None
             case RegisterAccount():
                 await self.gate.authenticator.register(request, address=self.address)
                 return RegisterAccountAnswer(account=request.account)
@@ -232,8 +261,25 @@ class Session:
             return await self._change_password(request)
         return await carry_out(self.manager, self.gate, self.member, request, frame.request_id, now)
 
+    def _authenticate_node(self, request: Authenticate, links: LinkGate) -> AuthenticateAnswer:
+        if self.member is not None or self._peer:
+            raise room_error(Code.BAD_REQUEST, "already authenticated")
+        try:
+            self._peer = links.authenticate(request)
+        except RoomError as error:
+            self._count_failure(error)
+            raise
+        return AuthenticateAnswer(account="", rights=Right(0), session_token=b"", expires_ms=0)
+
+    def _open_link(self, request: Link, links: LinkGate, request_id: int, now: float) -> None:
+        link = links.open(self._peer, request, self.outbox)
+        answer = LinkAnswer(node=self.manager.node_name, incarnation=links.incarnation)
+        self.outbox.put_control(encode(answer, request_id), now)
+        self.link = link
+        link.begin(now)
+
     async def _authenticate(self, request: Authenticate) -> AuthenticateAnswer:
-        if self.member is not None:
+        if self.member is not None or self._peer:
             raise room_error(Code.BAD_REQUEST, "already authenticated")
         try:
             identity = await self.gate.authenticator.authenticate(
@@ -282,6 +328,11 @@ class Session:
     # What the owner of the connection asks for.
 
     @property
+    def is_signed_in(self) -> bool:
+        """An account has authenticated here, or a node."""
+        return self.member is not None or bool(self._peer)
+
+    @property
     def account(self) -> str | None:
         """Who authenticated here, also after the end."""
         return None if self._identity is None else self._identity.account
@@ -290,10 +341,12 @@ class Session:
         self.pinged_at = now
         self.outbox.put_control(encode(Ping(stamp=_PING_STAMP), _PING_STAMP), now)
 
-    def go_away(self, spread_s: float, now: float) -> None:
-        """Tell the peer that the server is about to stop."""
+    def go_away(self, spread_s: float, now: float, *, address: str = "") -> None:
+        """Tell the peer that the server is about to stop; ``address``: where to go instead."""
         if self.member is not None:
-            event = GoAway(reason=GoAwayReason.STOPPING, address="", spread_ms=int(spread_s * 1000))
+            event = GoAway(
+                reason=GoAwayReason.STOPPING, address=address, spread_ms=int(spread_s * 1000)
+            )
             self.outbox.put_control(encode(event), now)
 
     def close(self, code: Code, now: float) -> None:
@@ -305,6 +358,8 @@ class Session:
         """The connection is over: leave every room. Idempotent."""
         if not self._over:
             self._over = True
+            if self.link is not None:
+                self.link.end(now)
             if self.member is not None:
                 self.gate.sign_ins.discard(self, self.member.account)
                 self.manager.leave(

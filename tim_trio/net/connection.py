@@ -112,6 +112,7 @@ class TcpConnection:
     Args:
         sock: configured; where it is a `TlsSocket` whose handshake is still to
             be done, that comes first.
+        make_session: another kind of conversation: what dials other nodes.
 
     Attributes:
         session: the conversation; its ``outbox`` is this connection's.
@@ -142,6 +143,7 @@ class TcpConnection:
         *,
         is_loopback: bool = False,
         form: Form | None = None,
+        make_session: type[Session] = Session,
     ) -> None:
         self.address = address
         self.accepted_at = trio.current_time()
@@ -160,7 +162,7 @@ class TcpConnection:
         )
         self._decoder = new_decoder(manager)
         self._limits = manager.node.limits
-        self.session = Session(
+        self.session = make_session(
             manager,
             self._outbox,
             self._decoder,

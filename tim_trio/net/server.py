@@ -10,7 +10,7 @@ import itertools
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import attrs
@@ -61,6 +61,8 @@ class Server:
     authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
     relations: Relations = attrs.field(factory=MemoryRelations)
     tls: ServerTls | None = None
+    #: Returns where clients may go when this server stops; empty for nowhere.
+    refuge: Callable[[], str] = str
     gate: Gate[Session] = attrs.field(init=False)
     node: Node = attrs.field(init=False)
     manager: RoomManager = attrs.field(init=False)
@@ -127,7 +129,7 @@ class Server:
         now = trio.current_time()
         _log.info("draining", connections=len(self.connections), timeout_s=self.drain_timeout_s)
         for connection in list(self.connections):
-            connection.session.go_away(self.drain_timeout_s / 2, now)
+            connection.session.go_away(self.drain_timeout_s / 2, now, address=self.refuge())
         with trio.move_on_after(self.drain_timeout_s):
             await self._all_gone.wait()
         for connection in list(self.connections):
@@ -142,7 +144,8 @@ class Server:
         _log.info("figures", **self.node.figures(), tasks=tasks)
 
     def _check_all_gone(self) -> None:
-        if self._draining and not self.connections:
+        # Links to other nodes stay as long as there is anybody whose streams they carry.
+        if self._draining and all(each.session.link is not None for each in self.connections):
             self._all_gone.set()
 
     @property
@@ -201,7 +204,7 @@ class Server:
     def _forget_known(self) -> None:
         """Keep only those that have not authenticated among the newcomers."""
         for connection in list(self._newcomers):
-            if connection.session.member is not None:
+            if connection.session.is_signed_in:
                 del self._newcomers[connection]
 
     def _admit(

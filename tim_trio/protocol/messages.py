@@ -622,12 +622,37 @@ class LinkViewers:
 class Forward:
     account: Text
     frame: Blob
+    rights: U8
 
 
 @_frame_type(0x34 + _ANSWER)
 @attrs.frozen(kw_only=True)
 class ForwardAnswer:
     frame: Blob
+
+
+@_frame_type(0x35)
+@attrs.frozen(kw_only=True)
+class LinkSource:
+    room: Room
+    source: U32
+    account: Text
+    node: Text
+    epoch: U32
+    tracks: list[TrackInfo]
+
+
+@_frame_type(0x36)
+@attrs.frozen(kw_only=True)
+class LinkInvite:
+    room: Room
+    warm: bool
+
+
+@_frame_type(0x37)
+@attrs.frozen(kw_only=True)
+class LinkExpelled:
+    incarnation: U64
 
 
 @_frame_type(0x60)

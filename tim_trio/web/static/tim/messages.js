@@ -182,8 +182,15 @@ export const LinkSubscribeAnswer = message(0xb1, "LINK_SUBSCRIBE_ANSWER", record
 }));
 export const LinkPath = message(0x32, "LINK_PATH", record({ room, path: listOf(text) }));
 export const LinkViewers = message(0x33, "LINK_VIEWERS", record({ room, viewers: u32 }));
-export const Forward = message(0x34, "FORWARD", record({ account: text, frame: blob }));
+export const Forward = message(0x34, "FORWARD", record({
+  account: text, frame: blob, rights: u8,
+}));
 export const ForwardAnswer = message(0xb4, "FORWARD_ANSWER", record({ frame: blob }));
+export const LinkSource = message(0x35, "LINK_SOURCE", record({
+  room, source: u32, account: text, node: text, epoch: u32, tracks: listOf(trackInfo),
+}));
+export const LinkInvite = message(0x36, "LINK_INVITE", record({ room, warm: bool }));
+export const LinkExpelled = message(0x37, "LINK_EXPELLED", record({ incarnation: bigU64 }));
 
 export const RoomClosedEvent = message(0x60, "ROOM_CLOSED", record({ room, reason: u8, text }));
 export const SourceJoined = message(0x61, "SOURCE_JOINED", record({
@@ -219,7 +226,7 @@ export const MESSAGES = new Map([
   SetPolicy, SetPolicyAnswer, RegisterAccount, RegisterAccountAnswer,
   ChangePassword, ChangePasswordAnswer,
   Link, LinkAnswer, LinkSubscribe, LinkSubscribeAnswer, LinkPath, LinkViewers,
-  Forward, ForwardAnswer,
+  Forward, ForwardAnswer, LinkSource, LinkInvite, LinkExpelled,
   RoomClosedEvent, SourceJoined, SourceLeft, Gap, PushRevoked, Replaced, Viewers,
   AccountStream, GoAway, PushAsked, PushGranted, ContactChanged, ErrorAnswer,
 ].map((each) => [each.type, each]));

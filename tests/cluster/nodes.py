@@ -1,0 +1,139 @@
+"""Nodes of a cluster in this process, on real sockets and a real etcd."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import attrs
+import trio
+
+from tim_trio.cluster.cluster import Cluster
+from tim_trio.cluster.room import SharedRoom
+from tim_trio.cluster.service import ClusterSettings, Node, open_cluster
+from tim_trio.limits import Limits
+from tim_trio.net.client import Client, connect
+from tim_trio.net.listening import open_listeners
+from tim_trio.net.server import Server
+from tim_trio.protocol.room_ids import parse_room_id
+
+SECRET: Final = b"a secret of the tests, long enough"
+_POLL_S: Final = 0.005
+
+
+async def eventually(condition: Callable[[], bool], what: str, seconds: float = 15) -> None:
+    with trio.move_on_after(seconds):
+        while not condition():  # noqa: ASYNC110 - nodes do not know of tests
+            await trio.sleep(_POLL_S)
+        return
+    raise AssertionError(f"in vain for {seconds} s: {what}")
+
+
+@attrs.define(eq=False)
+class RunningNode:
+    name: str
+    port: int
+    server: Server
+    node: Node
+    _scope: trio.CancelScope
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.node.cluster
+
+    @property
+    def url(self) -> str:
+        return f"tim://127.0.0.1:{self.port}"
+
+    def room(self, room: str) -> SharedRoom:
+        found = self.cluster.room(parse_room_id(room))
+        assert found is not None, f"{self.name} has no room {room}"
+        return found
+
+    def client(self, account: str) -> contextlib.AbstractAsyncContextManager[Client]:
+        return connect(self.url, account=account)
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+
+@attrs.define(eq=False)
+class Cloud:
+    """Some nodes that see each other."""
+
+    etcd_url: str
+    prefix: str
+    limits: Limits
+    nursery: trio.Nursery
+    nodes: dict[str, RunningNode] = attrs.field(factory=dict)
+
+    def __getitem__(self, name: str) -> RunningNode:
+        return self.nodes[name]
+
+    def relay_of(self, room: str) -> RunningNode:
+        any_node = next(iter(self.nodes.values()))
+        return self.nodes[any_node.cluster.ranking(parse_room_id(room))[0]]
+
+    def ranked(self, room: str) -> list[RunningNode]:
+        any_node = next(iter(self.nodes.values()))
+        return [self.nodes[name] for name in any_node.cluster.ranking(parse_room_id(room))]
+
+    async def add(self, name: str, **settings: int) -> RunningNode:
+        running = await self.nursery.start(self._run, name, settings)
+        assert isinstance(running, RunningNode)
+        self.nodes[name] = running
+        await self.agree()
+        return running
+
+    async def _run(
+        self,
+        name: str,
+        settings: dict[str, int],
+        task_status: trio.TaskStatus[RunningNode] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        server = Server(self.limits, node_name=name)
+        listeners = open_listeners("127.0.0.1", 0, option="--tcp")
+        port = listeners[0].getsockname()[1]
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve, listeners)
+                chosen = ClusterSettings(
+                    endpoints=[self.etcd_url],
+                    address=f"127.0.0.1:{port}",
+                    secret=SECRET,
+                    prefix=self.prefix,
+                    weight=settings.get("weight", 1),
+                    fanout=settings.get("fanout", 64),
+                    lease_s=settings.get("lease_s", 5),
+                )
+                async with open_cluster(server, chosen) as node:
+                    task_status.started(RunningNode(name, port, server, node, scope))
+                    await trio.sleep_forever()
+
+    async def agree(self) -> None:
+        """Wait until all nodes see all."""
+        names = sorted(self.nodes)
+        await eventually(
+            lambda: all(
+                sorted(node.cluster.membership.placement.weights) == names
+                for node in self.nodes.values()
+            ),
+            f"all nodes see {names}",
+        )
+
+    async def remove(self, name: str) -> None:
+        self.nodes.pop(name).stop()
+        await self.agree()
+
+
+@contextlib.asynccontextmanager
+async def cloud(
+    etcd_url: str, prefix: str, *names: str, limits: Limits | None = None, **settings: int
+) -> AsyncIterator[Cloud]:
+    async with trio.open_nursery() as nursery:
+        made = Cloud(etcd_url, prefix, limits or Limits(), nursery)
+        for name in names:
+            await made.add(name, **settings)
+        yield made
+        nursery.cancel_scope.cancel()

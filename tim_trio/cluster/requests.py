@@ -1,0 +1,453 @@
+"""Requests that concern rooms and accounts on other nodes.
+
+What changes a room is carried out by its relay, whichever node a client is
+connected to; watching and publishing happen at the client's own node, which
+joins the room's tree first.
+
+Source: protocol.md, sections 7 to 12.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import attrs
+import trio
+
+from tim_trio.cluster.cluster import Cluster
+from tim_trio.cluster.directory import EtcdDirectory
+from tim_trio.cluster.link import NodeLink
+from tim_trio.cluster.room import SharedRoom
+from tim_trio.core.accounts import Gate
+from tim_trio.core.directory import RoomRecord
+from tim_trio.core.manager import RoomManager
+from tim_trio.core.member import Member
+from tim_trio.core.outbox import Outbox
+from tim_trio.core.relations import Verdict
+from tim_trio.core.requests import carry_out
+from tim_trio.core.session import Session
+from tim_trio.errors import (
+    ClusterError,
+    Code,
+    CreatorAbsent,
+    RemoteProtocolError,
+    RoomError,
+    room_error,
+)
+from tim_trio.protocol.decoder import ControlFrame, Decoder
+from tim_trio.protocol.messages import (
+    AccountSend,
+    AccountSendAnswer,
+    AccountStream,
+    AskToPush,
+    AskToPushAnswer,
+    Ban,
+    BanKind,
+    Delivery,
+    DeliveryStatus,
+    Error,
+    Forward,
+    ForwardAnswer,
+    GetRoomInfo,
+    Grant,
+    ListRooms,
+    ListRoomsAnswer,
+    ListScope,
+    Publish,
+    PushAsked,
+    PushGranted,
+    RegisterRoom,
+    RemoveRoom,
+    Revoke,
+    Right,
+    Role,
+    RoomEntry,
+    Subscribe,
+    UnreadableFields,
+    decode,
+    encode,
+)
+from tim_trio.protocol.room_ids import is_room_id
+
+_READY_S: Final = 5.0
+_FORWARD_S: Final = 4.0
+_FIRST_EVENT: Final = 0x60
+_LAST_EVENT: Final = 0x7F
+_LIST_LIMIT: Final = 500
+_RETRY_S: Final = 2.0
+
+
+class ForwardedMember(Member):
+    """An account that is connected to another node."""
+
+
+def _unavailable(error: ClusterError) -> RoomError:
+    del error  # for the log at most; no exception's text reaches a peer
+    return room_error(Code.DIRECTORY_UNAVAILABLE)
+
+
+@attrs.define(eq=False)
+class ManagersDirectory:
+    """The directory as the room manager sees it: its errors are answers."""
+
+    directory: EtcdDirectory
+    nursery: trio.Nursery
+
+    async def add_room(self, record: RoomRecord) -> bool:
+        try:
+            return await self.directory.add_room(record)
+        except ClusterError as error:
+            raise _unavailable(error) from error
+
+    async def find_room(self, room: int) -> RoomRecord | None:
+        try:
+            return await self.directory.find_room(room)
+        except ClusterError as error:
+            raise _unavailable(error) from error
+
+    async def update_room(self, record: RoomRecord) -> None:
+        try:
+            await self.directory.update_room(record)
+        except ClusterError as error:
+            raise _unavailable(error) from error
+
+    async def remove_room(self, room: int) -> None:
+        """Never fails: what etcd does not take now it gets later."""
+        try:
+            await self.directory.remove_room(room)
+        except ClusterError:
+            self.nursery.start_soon(self._remove_later, room)
+
+    async def _remove_later(self, room: int) -> None:
+        while True:
+            await trio.sleep(_RETRY_S)
+            try:
+                await self.directory.remove_room(room)
+            except ClusterError:
+                continue
+            return
+
+
+@attrs.define(eq=False)
+class Requests:
+    """Implements the core's `Elsewhere`."""
+
+    cluster: Cluster
+    gate: Gate[Session]
+
+    @property
+    def manager(self) -> RoomManager:
+        return self.cluster.manager
+
+    # Before a request is carried out here
+
+    async def prepare(self, member: Member, request: object, now: float) -> object | None:
+        try:
+            return await self._prepare(member, request, now)
+        except ClusterError as error:
+            raise _unavailable(error) from error
+
+    async def _prepare(self, member: Member, request: object, now: float) -> object | None:
+        cluster = self.cluster
+        match request:
+            case Subscribe(room=number):
+                if member.may_subscribe_to(number) and number not in member.subscriptions:
+                    await self._joined_room(number)
+            case Publish(room=number, token=token):
+                if member.may_push_to(number):
+                    await self._claim(member, number, token)
+            case RegisterRoom():
+                if not cluster.membership.is_certain(trio.current_time()):
+                    raise room_error(Code.DIRECTORY_UNAVAILABLE)
+            case RemoveRoom() | Grant() | Revoke() | GetRoomInfo() | AskToPush():
+                return await self._at_relay(member, request, now)
+            case Ban(kind=BanKind.ROOM, room=number) if is_room_id(number):
+                if member.rights & Right.OPERATOR:
+                    return await self._at_relay(member, request, now)
+            case ListRooms():
+                return await self._list(member, request)
+        return None
+
+    async def _present(self, number: int) -> SharedRoom:
+        room = await self.cluster.open_room(number)
+        if room is None:
+            raise room_error(Code.NO_SUCH_ROOM)
+        return room
+
+    async def _joined_room(self, number: int) -> SharedRoom:
+        """Return a room with a path to its root, and with what is there already.
+
+        Raises:
+            RoomError: ``no_such_room``, ``path_lost``.
+        """
+        room = await self._present(number)
+        now = trio.current_time()
+        if not room.tree.wanted:
+            room.idle_since = now  # in case nothing comes of it
+            room.tree.want(True)
+            self.cluster.act(room, now)
+        with trio.move_on_after(_READY_S):
+            while not room.ready.is_set():
+                await room.ready.wait()
+        if self.manager.rooms.get(number) is not room:
+            raise room_error(Code.NO_SUCH_ROOM)
+        if not room.ready.is_set():
+            raise room_error(Code.PATH_LOST)
+        return room
+
+    async def _claim(self, member: Member, number: int, token: bytes) -> None:
+        room = await self._joined_room(number)
+        if not room.may_push(member.account):
+            record = await self.cluster.directory.find_room(number)
+            if record is not None and member.account in record.granted:
+                room.grant(member.account)
+        if room.may_push(member.account):
+            claim = await self.cluster.directory.claim_source(
+                number, member.account, token, self.cluster.me
+            )
+            # No checkpoint between this and what uses it.
+            room.claim = claim
+
+    async def _at_relay(self, member: Member, request: Any, now: float) -> object | None:
+        if not member.may_subscribe_to(request.room) and not member.may_push_to(request.room):
+            return None  # refused right here
+        number = request.room
+        ranking = self.cluster.ranking(number)
+        if isinstance(member, ForwardedMember) or ranking[:1] == (self.cluster.me,):
+            return await self._as_relay(member, request, now)
+        if isinstance(request, AskToPush) and not member.may_push_to(number):
+            return None
+        for node in ranking[:2]:
+            if node == self.cluster.me:
+                return await self._as_relay(member, request, now)
+            frame = await self._forward(
+                node, member.account, encode(request, 1), int(member.rights)
+            )
+            if frame is not None:
+                answer = _read(frame)
+                if isinstance(answer, Error):
+                    raise room_error(answer.code, answer.text, retry_after_ms=answer.retry_after_ms)
+                return answer
+        raise room_error(Code.PATH_LOST)
+
+    async def _as_relay(self, member: Member, request: Any, now: float) -> object | None:
+        room = await self._present(request.room)
+        record = await self.cluster.directory.find_room(room.number)
+        if record is None:
+            raise room_error(Code.NO_SUCH_ROOM)
+        for account in record.granted - room.granted:
+            room.grant(account)
+        if isinstance(request, AskToPush):
+            return await self._ask(member, room, request, now)
+        return None
+
+    async def _ask(
+        self, member: Member, room: SharedRoom, request: AskToPush, now: float
+    ) -> AskToPushAnswer:
+        """As `RoomManager.ask_to_push`, for a creator who may be anywhere."""
+        try:
+            told = self.manager.ask_to_push(member, room.number, request.message, now)
+        except CreatorAbsent:
+            told = 0
+        event = PushAsked(room=room.number, account=member.account, message=request.message)
+        told += await self._tell_elsewhere(room.creator, encode(event))
+        if not told:
+            raise room_error(Code.CREATOR_ABSENT)
+        room.asked[member.account] = now
+        return AskToPushAnswer(told=told)
+
+    async def _list(self, member: Member, request: ListRooms) -> ListRoomsAnswer:
+        if request.scope is ListScope.ALL and not member.rights & Right.OPERATOR:
+            raise room_error(Code.PERMISSION_DENIED, "listing all rooms needs the operator right")
+        limit = min(request.limit or _LIST_LIMIT, _LIST_LIMIT)
+        directory = self.cluster.directory
+        if request.scope is ListScope.ALL:
+            more, records = await directory.all_rooms(request.after, limit)
+            found = [(record, _role(record, member.account)) for record in records]
+        else:
+            more, found = await directory.rooms_of(member.account, request.after, limit)
+        return ListRoomsAnswer(more=more, rooms=[self._entry(*each) for each in found])
+
+    def _entry(self, record: RoomRecord, role: Role) -> RoomEntry:
+        room = self.cluster.room(record.room)
+        return RoomEntry(
+            room=record.room,
+            mode=record.mode,
+            creator=record.creator,
+            role=role,
+            viewers=room.viewers if room is not None else 0,
+            sources=len(room.sources) if room is not None else 0,
+        )
+
+    # After it was carried out here
+
+    async def finish(self, member: Member, request: object, answer: object, now: float) -> object:
+        try:
+            match request, answer:
+                case Grant(), _:
+                    event = encode(PushGranted(room=request.room))
+                    await self._tell_elsewhere(request.account, event)
+                case AccountSend(), AccountSendAnswer():
+                    return await self._deliver_elsewhere(member, request, answer)
+        except ClusterError as error:
+            self.cluster.log.warning("other nodes were not told", error=str(error))
+        return answer
+
+    async def _deliver_elsewhere(
+        self, member: Member, request: AccountSend, answer: AccountSendAnswer
+    ) -> AccountSendAnswer:
+        names = [delivery.account for delivery in answer.deliveries]
+        verdicts = await self.gate.relations.verdicts(member.account, names)
+        event = encode(
+            AccountStream(account=member.account, kind=request.kind, payload=request.payload)
+        )
+        deliveries = []
+        for delivery, verdict in zip(answer.deliveries, verdicts, strict=True):
+            told = 0
+            if verdict is Verdict.DELIVER:
+                told = await self._tell_elsewhere(delivery.account, event)
+            if told:
+                delivery = Delivery(
+                    account=delivery.account,
+                    status=DeliveryStatus.DELIVERED,
+                    devices=delivery.devices + told,
+                )
+            deliveries.append(delivery)
+        return AccountSendAnswer(deliveries=deliveries)
+
+    async def _tell_elsewhere(self, account: str, event: bytes) -> int:
+        """Hand an event to an account's connections at other nodes; return how many."""
+        told = 0
+        for node in await self.cluster.directory.nodes_of(account):
+            if node == self.cluster.me or node not in self.cluster.membership.nodes:
+                continue
+            frame = await self._forward(node, account, event, 0)
+            answer = None if frame is None else _read(frame)
+            if isinstance(answer, AskToPushAnswer):
+                told += answer.told
+        return told
+
+    async def _forward(self, node: str, account: str, frame: bytes, rights: int) -> bytes | None:
+        """Have a frame carried out at a node; None where it cannot be reached."""
+        answers: list[bytes] = []
+        done = trio.Event()
+
+        def on_answer(answer: object) -> None:
+            if isinstance(answer, ForwardAnswer):
+                answers.append(answer.frame)
+            done.set()
+
+        def send(link: NodeLink | None) -> None:
+            if link is None:
+                done.set()
+            else:
+                forward = Forward(account=account, frame=frame, rights=rights)
+                link.ask(forward, on_answer, trio.current_time())
+
+        with trio.move_on_after(_FORWARD_S):
+            self.cluster.with_link(node, send)
+            await done.wait()
+        return answers[0] if answers else None
+
+    # What other nodes forward
+
+    def on_forward(self, link: NodeLink, message: object, request_id: int, now: float) -> None:
+        if isinstance(message, Forward):
+            self.cluster.nursery.start_soon(self._serve, link, message, request_id)
+
+    async def _serve(self, link: NodeLink, forward: Forward, request_id: int) -> None:
+        now = trio.current_time()
+        try:
+            answer, number = await self._carry_out_forwarded(forward, now)
+        except Exception as failure:
+            # Its own task: what escapes would end the node.
+            self.cluster.log.error("internal error", node=link.peer, exc_info=failure)
+            answer, number = _error_of(room_error(Code.UNAVAILABLE), 0), 1
+        if not link.is_over:
+            done = ForwardAnswer(frame=encode(answer, number))
+            link.tell(done, trio.current_time(), request_id)
+
+    async def _carry_out_forwarded(self, forward: Forward, now: float) -> tuple[object, int]:
+        limits = self.manager.node.limits
+        decoder = Decoder(
+            max_frame_bytes=limits.max_frame_bytes, max_init_bytes=limits.max_init_bytes
+        )
+        try:
+            (frame,) = decoder.feed(forward.frame)
+            if not isinstance(frame, ControlFrame):
+                raise UnreadableFields("not a control frame")
+            if _FIRST_EVENT <= frame.type <= _LAST_EVENT:
+                told = self._tell_here(forward, now)
+                return AskToPushAnswer(told=told), 1
+            request = decode(frame.type, frame.fields)
+        except (RemoteProtocolError, UnreadableFields, ValueError):
+            return _error_of(room_error(Code.BAD_REQUEST), 0), 1
+        outbox = Outbox(len, self.manager.node, start_writer=_never, on_abort=_never)
+        member = ForwardedMember(forward.account, outbox, Right(forward.rights))
+        try:
+            answer = await carry_out(
+                self.manager, self.gate, member, request, frame.request_id, now
+            )
+        except RoomError as error:
+            return _error_of(error, frame.type), frame.request_id
+        if answer is None:
+            answer = _error_of(room_error(Code.NOT_SUPPORTED), frame.type)
+        return answer, frame.request_id
+
+    def _tell_here(self, forward: Forward, now: float) -> int:
+        told = 0
+        for member in tuple(self.manager.members_of(forward.account)):
+            if not member.outbox.closed:
+                limits = self.manager.node.limits
+                told += member.inbox.put(forward.frame, "node", member.outbox, limits, now)
+        return told
+
+    # Who is where
+
+    def on_presence(self, account: str, is_here: bool) -> None:
+        self.cluster.nursery.start_soon(
+            functools.partial(self._note_presence, account, is_here=is_here)
+        )
+
+    async def _note_presence(self, account: str, *, is_here: bool) -> None:
+        cluster = self.cluster
+        try:
+            if is_here:
+                lease = cluster.membership.lease
+                await cluster.directory.set_online(account, cluster.me, lease)
+            if not self.manager.members_of(account):
+                await cluster.directory.set_offline(account, cluster.me)
+        except ClusterError as error:
+            cluster.log.warning("presence was not recorded", error=str(error))
+
+
+def _never() -> None:
+    """A forwarded account has no wire of its own."""
+
+
+def _role(record: RoomRecord, account: str) -> Role:
+    if record.creator == account:
+        return Role.CREATOR
+    return Role.GRANTED if account in record.granted else Role.OPERATOR
+
+
+def _read(frame: bytes) -> object:
+    """Return the message of a frame that a node forwarded, an `Error` where it is none."""
+    try:
+        (item,) = Decoder(max_frame_bytes=len(frame), max_init_bytes=len(frame)).feed(frame)
+        if isinstance(item, ControlFrame):
+            return decode(item.type, item.fields)
+    except (RemoteProtocolError, UnreadableFields, ValueError):
+        pass
+    return _error_of(room_error(Code.UNAVAILABLE), 0)
+
+
+def _error_of(error: RoomError, request_type: int) -> Error:
+    return Error(
+        request_type=request_type,
+        code=error.code,
+        retry=error.retryable,
+        retry_after_ms=error.retry_after_ms,
+        text=error.text,
+    )

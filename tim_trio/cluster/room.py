@@ -1,0 +1,534 @@
+"""A room that is on several nodes: what a `Room` does, and its bonds to other nodes.
+
+A bond is this room's part of a link. It is a subscription like any other, so
+frames and events flood by the ordinary fan-out; what comes in over a bond goes
+to everyone but that bond. Everything here is synchronous.
+
+Source: protocol.md, section 12; docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from tim_trio.core.listing import TRACK_BYTES, source_bytes
+from tim_trio.core.member import Member
+from tim_trio.core.pace import Pace
+from tim_trio.core.room import Room
+from tim_trio.core.sources import Source, Track
+from tim_trio.core.subscription import Subscription
+from tim_trio.protocol.layout import STREAM_HEADER
+from tim_trio.protocol.messages import (
+    Credit,
+    Gap,
+    GapReason,
+    LinkSource,
+    PushRevoked,
+    Replaced,
+    RevokedReason,
+    RoomMode,
+    SourceInfo,
+    SourceJoined,
+    SourceLeftReason,
+    StartFrom,
+    TrackInfo,
+    TrackState,
+    encode,
+)
+from tim_trio.protocol.runs import Run
+
+if TYPE_CHECKING:
+    from tim_trio.cluster.directory import SourceRecord
+    from tim_trio.cluster.tree import Tree
+
+#: Ended sources remembered, so that late word of one does not bring it back.
+_ENDED_KEPT: Final = 4096
+_SEQ_FIELD: Final = 7
+
+
+@attrs.define(eq=False)
+class Bond:
+    """This room's part of a link.
+
+    Attributes:
+        peer: the other node.
+        as_child, as_parent: what the peer is to us; both for a moment at most.
+        viewers: what a child says of itself and those below.
+        skipped_to: last ``seq`` of what a reliable source's credit does not count.
+    """
+
+    peer: str
+    member: Member
+    subscription: Subscription
+    as_child: bool = False
+    as_parent: bool = False
+    viewers: int = 0
+    skipped_to: dict[tuple[int, int], int] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class Holder:
+    """Where a source's publisher is, after how many takeovers.
+
+    ``gone_since``: when that node was first seen missing.
+    """
+
+    node: str
+    epoch: int
+    gone_since: float | None = None
+
+
+class RoomHost:
+    """What a shared room asks of the cluster. Overridden by it."""
+
+    def touched(self, room: SharedRoom) -> None:
+        """Who publishes or subscribes here has changed."""
+
+    def released(self, room: SharedRoom, source: int, epoch: int) -> None:
+        """A source that was held here has ended."""
+
+    def taken_over(self, source: Source) -> None:
+        """A source that was held here is now held elsewhere."""
+
+
+def _placeholder(number: int) -> bytes:
+    """A token for a source whose publisher is elsewhere; no client has such a short one."""
+    return b"far" + number.to_bytes(4)
+
+
+@attrs.define(eq=False)
+class SharedRoom(Room):
+    """Attributes:
+    tree: this node's place.
+    holders: by source number.
+    ready: set while there is a path to a root, and what came with it has arrived.
+    total_viewers: what the root says; None where this node is it.
+    claim: what the directory says of the PUBLISH that is carried out next.
+    """
+
+    me: str = attrs.field(kw_only=True)
+    host: RoomHost = attrs.field(kw_only=True)
+    tree: Tree = attrs.field(kw_only=True)
+    holders: dict[int, Holder] = attrs.field(factory=dict, init=False)
+    bonds: dict[str, Bond] = attrs.field(factory=dict, init=False)
+    ready: trio.Event = attrs.field(factory=trio.Event, init=False)
+    total_viewers: int | None = attrs.field(default=None, init=False)
+    claim: SourceRecord | None = attrs.field(default=None, init=False)
+    idle_since: float | None = attrs.field(default=None, init=False)
+    renewed_at: float = attrs.field(default=0.0, init=False)
+    #: Requests of nodes that asked to be our children, not answered yet.
+    questions: dict[str, list[int]] = attrs.field(factory=dict, init=False)
+    #: When what was asked last counts as not answered, and when to look again.
+    ask_until: float = attrs.field(default=math.inf, init=False)
+    look_at: float = attrs.field(default=0.0, init=False)
+    #: The parent, or this node as the root: what a reliable room's streams hang on.
+    anchor: str | None = attrs.field(default=None, init=False)
+    #: Whose frames up to now we have, as its PONG has said.
+    caught_up_with: str | None = attrs.field(default=None, init=False)
+    told_up: int = attrs.field(default=-1, init=False)
+    told_down: int = attrs.field(default=-1, init=False)
+    _ended: dict[int, None] = attrs.field(factory=dict, init=False)
+
+    @property
+    def local_viewers(self) -> int:
+        return len(self._audience) - len(self.bonds)
+
+    @property
+    def viewers_below(self) -> int:
+        """Who watches here and at the children, and theirs."""
+        return self.local_viewers + sum(
+            bond.viewers for bond in self.bonds.values() if bond.as_child
+        )
+
+    @property
+    def viewers(self) -> int:
+        return self.viewers_below if self.total_viewers is None else self.total_viewers
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody publishes or subscribes at this node."""
+        return self.local_viewers > 0 or any(
+            holder.node == self.me for holder in self.holders.values()
+        )
+
+    @property
+    def may_expire(self) -> bool:
+        return self.tree.ranking[:1] == (self.me,)
+
+    @property
+    def path(self) -> list[str]:
+        return list(self.tree.path)
+
+    # Bonds
+
+    def bond(self, peer: str, member: Member, credit: int) -> Bond:
+        """Join the audience as a link, or return the bond there is."""
+        bond = self.bonds.get(peer)
+        if bond is None:
+            subscription = Subscription(self.number, member.outbox, self._node, credit)
+            bond = self.bonds[peer] = Bond(peer, member, subscription)
+            for source in self.sources.values():
+                if source.pace is not None:
+                    self._release_to(source, bond)
+            self._audience.join(member, subscription)
+            member.subscriptions[self.number] = subscription
+            self._node.subscriptions += 1
+        return bond
+
+    def _release_to(self, source: Source, bond: Bond) -> None:
+        """The first of a reliable source's receivers gets what was held for it."""
+        assert source.pace is not None
+        source.pace.join(bond.subscription)
+
+    def unbond(self, peer: str) -> None:
+        """A link is gone, or its part here is over."""
+        bond = self.bonds.pop(peer, None)
+        if bond is not None:
+            Room.unsubscribe(self, bond.member)
+
+    def open_bond(self, bond: Bond, known: Iterable[SourceInfo], now: float) -> None:
+        """Send what a newcomer gets: sources, INITs and running groups.
+
+        ``known``: what the other side has said it has; that is left out.
+        """
+        self.flush(now)
+        have = {
+            (info.source, track.track): track.last_seq for info in known for track in info.tracks
+        }
+        outbox = bond.member.outbox
+        for source in list(self.sources.values()):
+            outbox.put_control(encode(self.word_of(source)), now)
+            tracks = source.tracks.values()
+            if tracks and all(
+                have.get((source.number, track.number), -1) >= track.next_seq - 1
+                for track in tracks
+            ):
+                continue
+            piece = source.opening(self._node, with_groups=True)
+            if piece.data:
+                outbox.put_encoded(piece.data, piece, now)
+            if source.pace is not None:
+                held = source.pace.held
+                if held is not None:
+                    self._release_held(source)
+            else:
+                for track in tracks:
+                    if track.keyed and not track.ended and not track.cache.runs:
+                        bond.subscription.wait_for_key(track)
+
+    def infos(self) -> list[SourceInfo]:
+        """Return what the answer to LINK_SUBSCRIBE says of the sources."""
+        return [
+            *self._listing.left,
+            *(source.info(offered=True) for source in self.sources.values()),
+        ]
+
+    def word_of(self, source: Source) -> LinkSource:
+        holder = self.holders[source.number]
+        return LinkSource(
+            room=self.number,
+            source=source.number,
+            account=source.account,
+            node=holder.node,
+            epoch=max(holder.epoch, 0),
+            tracks=source.infos(),
+        )
+
+    def _tell_bonds(self, frame: bytes, skip: str, now: float) -> None:
+        for peer, bond in list(self.bonds.items()):
+            if peer != skip:
+                bond.member.outbox.put_control(frame, now)
+
+    # What other nodes say of sources
+
+    def adopt(self, infos: Iterable[SourceInfo], peer: str, now: float) -> None:
+        """Take note of the sources that a new parent lists."""
+        for info in infos:
+            known = self.sources.get(info.source)
+            if info.left:
+                if known is not None and self.holders[info.source].node != self.me:
+                    self.end_far_source(info.source, SourceLeftReason.CONNECTION_LOST, peer, now)
+                elif known is None and info.source not in self._ended:
+                    self._note_ended(info.source)
+                    self._listing.keep(info)
+                continue
+            self._meet(info.source, info.account, Holder("", -1), info.tracks, peer, now)
+
+    def hear_of(self, word: LinkSource, peer: str, now: float) -> None:
+        """A node says where a source is."""
+        self._meet(word.source, word.account, Holder(word.node, word.epoch), word.tracks, peer, now)
+
+    def _meet(
+        self,
+        number: int,
+        account: str,
+        holder: Holder,
+        tracks: Iterable[TrackInfo],
+        peer: str,
+        now: float,
+    ) -> None:
+        if number in self._ended:
+            return
+        source = self.sources.get(number)
+        if source is None:
+            if len(self.sources) >= self._node.limits.max_sources_per_room or not (
+                self._listing.take(source_bytes(account))
+            ):
+                return
+            source = self._add_far_source(number, account, holder, now)
+        elif holder.epoch <= self.holders[number].epoch:
+            self._learn(source, tracks)
+            return
+        else:
+            before = self.holders[number]
+            self.holders[number] = holder
+            if before.node == self.me and holder.node != self.me:
+                self._let_go(source, now)
+        self._learn(source, tracks)
+        if holder.epoch >= 0:
+            self._tell_bonds(encode(self.word_of(source)), peer, now)
+
+    def _add_far_source(self, number: int, account: str, holder: Holder, now: float) -> Source:
+        source = Source(number, account, _placeholder(number), None)
+        self.holders[number] = holder
+        if self.mode is RoomMode.RELIABLE:
+            self._set_pace(source)
+        self.sources[number] = source
+        self._tokens[source.token] = source
+        joined = encode(SourceJoined(room=self.number, source=number, account=account))
+        self.flush(now)
+        for subscription in self._audience:
+            if not self._is_bond(subscription):
+                subscription.outbox.put_control(joined, now)
+        return source
+
+    def _is_bond(self, subscription: Subscription) -> bool:
+        return any(bond.subscription is subscription for bond in self.bonds.values())
+
+    def _learn(self, source: Source, infos: Iterable[TrackInfo]) -> None:
+        """Take over what a peer knows of a source's tracks and we do not."""
+        for info in infos:
+            track = self._far_track(source, info.track)
+            if track is None:
+                return
+            if info.state & TrackState.KEYED:
+                track.keyed = True
+            if info.ended and not info.state & TrackState.CACHED_GROUP and not track.next_seq:
+                track.ended = True
+                track.next_seq = info.last_seq + 1
+
+    def _far_track(self, source: Source, number: int) -> Track | None:
+        track = source.tracks.get(number)
+        if track is None:
+            limits = self._node.limits
+            if self._tracks >= limits.max_tracks_per_room or not self._listing.take(TRACK_BYTES):
+                return None
+            self._tracks += 1
+            track = source.new_track(number, self._budget)
+            track.expected = None
+        return track
+
+    def _let_go(self, source: Source, now: float) -> None:
+        """Somebody has taken a source over at another node."""
+        if source.owner is not None:
+            source.owner.release(self, source)
+            replaced = Replaced(room=self.number, source=source.number)
+            source.owner.outbox.put_control(encode(replaced), now)
+            source.owner = None
+        self.host.taken_over(source)
+        self.host.touched(self)
+
+    # Data
+
+    def relay(self, run: Run, bond: Bond, now: float) -> int:
+        """Pass on what came over a bond, to everyone but it; return the work done."""
+        source = self.sources.get(run.source)
+        if source is None:
+            return 1
+        track = self._far_track(source, run.track)
+        if track is None:
+            return 1
+        self.flush(now)
+        with self._audience.leaving_out(bond.member):
+            if run.init_bytes and self._renew_init(source, track, run, now):
+                return 1
+            if track.ended:
+                source.discarded += run.frames
+                return 1
+            if not track.next_seq:
+                # Where it begins for us. Nobody here has had anything before.
+                track.next_seq = run.first_seq
+            elif run.first_seq > track.next_seq:
+                self._miss(source, track, run.first_seq - 1, GapReason.LOST_BETWEEN_NODES, now)
+            track.expected = track.next_seq if run.first_seq == track.next_seq else None
+            pace = source.pace
+            if pace is not None and run.last_seq <= bond.skipped_to.get(
+                (run.source, run.track), -1
+            ):
+                pace.received -= len(run.data)
+            return 1 + self.push(source, run, now)
+
+    def _renew_init(self, source: Source, track: Track, run: Run, now: float) -> bool:
+        """Pin an INIT that stands before what we have got; True if the run is done with.
+
+        It is what a joiner gets first, or follows a GAP that it lies in.
+        """
+        has = STREAM_HEADER.unpack_from(track.init)[_SEQ_FIELD] if track.init else -1
+        is_alone = run.frames == 1 and run.last_key < 0 and run.end_offset < 0
+        comes_late = run.first_seq < track.next_seq
+        if run.first_seq <= has:
+            return is_alone
+        if not comes_late and (track.next_seq or not is_alone):
+            return False
+        init = run.data[: run.init_bytes]
+        size = self._init_bytes + len(init) - len(track.init or b"")
+        if size > self._node.limits.max_room_init_bytes:
+            return True
+        self._init_bytes = size
+        track.init = init
+        source.changed()
+        for subscription in self._audience:
+            if track not in subscription.lagging:
+                subscription.outbox.put_control(init, now)
+        return is_alone
+
+    def _miss(
+        self, source: Source, track: Track, last_seq: int, reason: GapReason, now: float
+    ) -> None:
+        """Announce that a track goes on behind ``last_seq``."""
+        track.cache.drop()
+        source.changed()
+        gap = encode(
+            Gap(
+                room=self.number,
+                source=source.number,
+                track=track.number,
+                first_seq=track.next_seq,
+                last_seq=last_seq,
+                reason=reason,
+            )
+        )
+        for subscription in self._audience:
+            if track not in subscription.lagging:
+                self._node.gaps += 1
+                subscription.outbox.put_control(gap, now)
+        track.next_seq = last_seq + 1
+        track.expected = None
+
+    def hear_of_gap(self, gap: Gap, bond: Bond, now: float) -> None:
+        """The other side of a bond misses frames; unless we have them, so do we."""
+        source = self.sources.get(gap.source)
+        track = None if source is None else source.tracks.get(gap.track)
+        if source is None or track is None or not track.next_seq or track.ended:
+            return
+        if gap.last_seq < track.next_seq:
+            return
+        skipped = gap.reason == GapReason.SKIPPED
+        reason = GapReason.SKIPPED if skipped else GapReason.LOST_BETWEEN_NODES
+        self.flush(now)
+        self._miss(source, track, gap.last_seq, reason, now)
+
+    def hear_of_credit(self, bond: Bond, source: int, limit: int) -> None:
+        far = self.sources.get(source)
+        if far is not None and far.pace is not None:
+            self.grant_credit(bond.subscription, source, limit)
+
+    # What a room does, and the rest of the cluster must know of
+
+    def subscribe(
+        self, member: Member, start: StartFrom, credit: int, request_id: int, now: float
+    ) -> None:
+        super().subscribe(member, start, credit, request_id, now)
+        self.host.touched(self)
+
+    def unsubscribe(self, member: Member) -> None:
+        super().unsubscribe(member)
+        for peer, bond in list(self.bonds.items()):
+            if bond.member is member:
+                del self.bonds[peer]
+        self.host.touched(self)
+
+    def publish(self, member: Member, token: bytes, request_id: int, now: float) -> Source:
+        """As `Room.publish`, under the number that the directory gave (`claim`)."""
+        claim = self.claim
+        self.claim = None
+        assert claim is not None, "claimed before it is carried out"
+        known = self.sources.get(claim.number)
+        if known is not None and known.token != token:
+            # It was elsewhere until now.
+            del self._tokens[known.token]
+            known.token = token
+            self._tokens[token] = known
+        if known is None:
+            self._next_source = claim.number
+        holder = Holder(self.me, claim.epoch)
+        before = self.holders.get(claim.number)
+        self.holders[claim.number] = holder
+        try:
+            source = super().publish(member, token, request_id, now)
+        except BaseException:
+            if before is None:
+                del self.holders[claim.number]
+            else:
+                self.holders[claim.number] = before
+            raise
+        self._tell_bonds(encode(self.word_of(source)), "", now)
+        self.host.touched(self)
+        return source
+
+    def end_source(self, source: Source, reason: SourceLeftReason, now: float) -> None:
+        holder = self.holders.pop(source.number, None)
+        self._note_ended(source.number)
+        super().end_source(source, reason, now)
+        if holder is not None and holder.node == self.me:
+            self.host.released(self, source.number, holder.epoch)
+        self.host.touched(self)
+
+    def end_far_source(self, number: int, reason: int, peer: str, now: float) -> None:
+        """A node says that a source has left."""
+        source = self.sources.get(number)
+        if source is None:
+            self._note_ended(number)
+            return
+        why = SourceLeftReason(reason) if reason in list(SourceLeftReason) else None
+        if source.owner is not None:
+            if why is not SourceLeftReason.REVOKED:
+                return  # ours, and still here
+            revoked = PushRevoked(room=self.number, source=number, reason=RevokedReason.REVOKED)
+            source.owner.outbox.put_control(encode(revoked), now)
+        self.end_source(source, why or SourceLeftReason.CONNECTION_LOST, now)
+
+    def _note_ended(self, number: int) -> None:
+        self._ended[number] = None
+        if len(self._ended) > _ENDED_KEPT:
+            del self._ended[next(iter(self._ended))]
+
+    def _set_pace(self, source: Source) -> None:
+        """As for any room; credit for a source elsewhere goes up to where it comes from."""
+        super()._set_pace(source)
+        pace = source.pace
+        assert pace is not None
+        if self.holders.get(source.number, Holder(self.me, 0)).node == self.me:
+            return
+
+        def tell(limit: int) -> None:
+            owner = source.owner
+            credit = encode(Credit(room=self.number, source=source.number, limit=limit))
+            if owner is not None:
+                owner.outbox.put_control(credit, self.last_frame_at)
+                return
+            for bond in self.bonds.values():
+                bond.member.outbox.put_control(credit, self.last_frame_at)
+
+        source.pace = Pace(pace.window, pace.hold, self._node.limits.max_frame_bytes, tell)
+        for subscription in self._audience:
+            source.pace.join(subscription)
+
+    def find_slow(self, now: float) -> list[Subscription]:
+        """As for any room, but links are never slow consumers."""
+        return [each for each in super().find_slow(now) if not self._is_bond(each)]

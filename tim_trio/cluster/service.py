@@ -1,0 +1,139 @@
+"""A server as a node of a cluster: put together, joined, and taken apart.
+
+Source: docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import ssl
+from collections.abc import AsyncIterator, Sequence
+
+import attrs
+import trio
+
+from tim_trio.cluster.cluster import Cluster
+from tim_trio.cluster.directory import EtcdDirectory
+from tim_trio.cluster.etcd import EtcdClient, open_etcd
+from tim_trio.cluster.membership import LEASE_S, Membership, NodeInfo, new_incarnation
+from tim_trio.cluster.requests import ManagersDirectory, Requests
+from tim_trio.errors import ClusterError
+from tim_trio.log import get_logger
+from tim_trio.net.server import Server
+
+PREFIX = "tim_trio/"
+
+_log = get_logger("cluster")
+
+
+@attrs.frozen(kw_only=True)
+class ClusterSettings:
+    """How a node takes part.
+
+    Attributes:
+        endpoints: etcd's base URLs.
+        address: ``HOST:PORT`` where other nodes and clients reach this node.
+        secret: what all nodes of the cluster know.
+        prefix: of all keys in etcd; clusters that share an etcd differ in it.
+    """
+
+    endpoints: Sequence[str]
+    address: str
+    secret: bytes = attrs.field(repr=False)
+    weight: int = 1
+    fanout: int = 64
+    user: str = ""
+    password: str = attrs.field(default="", repr=False)
+    tls: ssl.SSLContext | None = None
+    prefix: str = PREFIX
+    lease_s: int = LEASE_S
+
+
+@attrs.define(eq=False)
+class Node:
+    """A running node of a cluster."""
+
+    cluster: Cluster
+    server: Server
+
+    async def withdraw(self) -> None:
+        """Hand the rooms over: the others rank this node out, and it follows them."""
+        try:
+            await self.cluster.membership.withdraw()
+        except ClusterError as error:
+            _log.warning("could not withdraw", error=str(error))
+            return
+        # The others need a moment to take over what this node still serves.
+        with trio.move_on_after(1):
+            while self.cluster.me in self.cluster.membership.placement.weights:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+
+    def refuge(self) -> str:
+        """Return the address of another node for a client that has to leave; empty for none."""
+        others = [
+            info.address
+            for info in self.cluster.membership.nodes.values()
+            if info.name != self.cluster.me and not info.draining
+        ]
+        return random.choice(others) if others else ""
+
+    @property
+    def is_expelled(self) -> bool:
+        return self.cluster.membership.expelled.is_set()
+
+    async def wait_expelled(self) -> None:
+        await self.cluster.membership.expelled.wait()
+
+
+@contextlib.asynccontextmanager
+async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterator[Node]:
+    """Make a server a node, and join, before it serves. It listens already.
+
+    Raises:
+        ClusterError: it cannot join; the message is for a person.
+    """
+    client: EtcdClient
+    async with (
+        open_etcd(
+            settings.endpoints, user=settings.user, password=settings.password, tls=settings.tls
+        ) as client,
+        trio.open_nursery() as nursery,
+    ):
+        me = NodeInfo(
+            name=server.node_name,
+            address=settings.address,
+            weight=settings.weight,
+            incarnation=new_incarnation(),
+        )
+        directory = EtcdDirectory(client, settings.prefix)
+        membership = Membership(
+            client, settings.prefix, me, _log, lambda: None, lease_s=settings.lease_s
+        )
+        cluster = Cluster(
+            server.manager,
+            membership,
+            directory,
+            _log,
+            settings.secret,
+            nursery,
+            server.readiness,
+            fanout=settings.fanout,
+        )
+        membership.on_change = cluster.members_changed
+        requests = Requests(cluster, server.gate)
+        cluster.on_forward = requests.on_forward
+        server.manager.directory = ManagersDirectory(directory, nursery)
+        server.manager.elsewhere = requests
+        server.manager.on_presence = requests.on_presence
+        server.gate.links = cluster
+        await nursery.start(membership.run)
+        nursery.start_soon(cluster.run)
+        try:
+            yield Node(cluster, server)
+        finally:
+            with trio.move_on_after(2, shield=True):
+                cluster.close()
+                with contextlib.suppress(ClusterError):
+                    await membership.leave()
+            nursery.cancel_scope.cancel()
