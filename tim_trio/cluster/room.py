@@ -357,8 +357,8 @@ class SharedRoom(Room):
         with self._audience.leaving_out(bond.member):
             if run.init_bytes and self._renew_init(source, track, run, now):
                 return 1
-            if track.ended:
-                source.discarded += run.frames
+            if track.ended or run.last_seq < track.next_seq:
+                self._note_repeat(source, run, bond)
                 return 1
             if not track.next_seq:
                 # Where it begins for us. Nobody here has had anything before.
@@ -371,7 +371,20 @@ class SharedRoom(Room):
                 (run.source, run.track), -1
             ):
                 pace.received -= len(run.data)
-            return 1 + self.push(source, run, now)
+            work = 1 + self.push(source, run, now)
+            if source.owner is not None:
+                # Somebody took it over, and its publisher here does not know
+                # yet: its next frame may be any.
+                track.expected = None
+            return work
+
+    def _note_repeat(self, source: Source, run: Run, bond: Bond) -> None:
+        source.discarded += run.frames
+        pace = source.pace
+        if pace is not None and run.last_seq > bond.skipped_to.get((run.source, run.track), -1):
+            # It has been sent on credit, and costs no one's room.
+            pace.received += len(run.data)
+            pace.handed_on(0)
 
     def _renew_init(self, source: Source, track: Track, run: Run, now: float) -> bool:
         """Pin an INIT that stands before what we have got; True if the run is done with.
