@@ -17,8 +17,10 @@ from tim_trio.cli.ban import ban
 from tim_trio.cli.contact import contact
 from tim_trio.cli.message import message
 from tim_trio.cli.push import push
+from tim_trio.cli.receive import receive
 from tim_trio.cli.room import room
 from tim_trio.cli.runner import PIPE_CLOSED
+from tim_trio.cli.send import send
 from tim_trio.cli.serve import config, serve, version
 from tim_trio.cli.signed_token import token
 from tim_trio.cli.watch import watch
@@ -57,7 +59,21 @@ def cli() -> None:
     """
 
 
-for command in (serve, push, watch, room, message, contact, ban, account, token, config, version):
+for command in (
+    serve,
+    push,
+    watch,
+    send,
+    receive,
+    room,
+    message,
+    contact,
+    ban,
+    account,
+    token,
+    config,
+    version,
+):
     cli.add_command(command)
 
 

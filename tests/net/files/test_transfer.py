@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
@@ -295,9 +296,13 @@ async def test_contacts_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "accept, text", [(no, "does not want the file"), (None, "takes no files from this account")]
+    "accept, text, own_text",
+    [
+        (no, "does not want the file", "^declined$"),
+        (None, "takes no files from this account", "nobody was asked"),
+    ],
 )
-async def test_declined(tmp_path: Path, accept: Any, text: str) -> None:
+async def test_declined(tmp_path: Path, accept: Any, text: str, own_text: str) -> None:
     async with (
         scene_of(tmp_path) as scene,
         scene.client() as bob,
@@ -305,7 +310,9 @@ async def test_declined(tmp_path: Path, accept: Any, text: str) -> None:
     ):
         with raises(FileDeclined, text):
             await scene.send(scene.file())
-        assert isinstance((await next_arrival(arrivals)).error, FileDeclined)
+        error = (await next_arrival(arrivals)).error
+        assert isinstance(error, FileDeclined)
+        assert re.search(own_text, str(error))
         assert list(scene.inbox.iterdir()) == []
 
 
@@ -360,7 +367,8 @@ async def test_the_first_device_to_accept_has_it(tmp_path: Path) -> None:
     ):
         await scene.send(scene.file())
         assert (await next_arrival(arrivals)).path is not None
-        assert isinstance((await next_arrival(unanswered)).error, FileDeclined)
+        error = (await next_arrival(unanswered)).error
+        assert isinstance(error, FileDeclined) and "another device" in str(error)
         assert withdrawn.is_set()
         assert list(other.iterdir()) == []
 

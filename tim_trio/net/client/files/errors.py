@@ -38,6 +38,11 @@ _WHY_DECLINED: Final = {
     "space": "has no room for a file of this size",
     "version": "has a program of another version",
 }
+_WHY_WE_DECLINED: Final = {
+    "policy": "declined: nobody was asked",
+    "busy": "declined: another program goes on with it",
+    "space": "declined: the disk has no room for it",
+}
 
 
 class FileTransferError(TimError):
@@ -65,12 +70,23 @@ class PeerUnreachable(FileTransferError):
 
 
 class FileDeclined(FileTransferError):
-    """The receiver does not want it. ``reason`` as in protocol.md, or one we do not know."""
+    """It was not wanted: ``by`` says on which side that was decided.
 
-    def __init__(self, account: str, reason: str) -> None:
+    ``reason`` is as in protocol.md, or one we do not know; for a receiver it
+    is empty where another device of the account has taken the file.
+    """
+
+    def __init__(self, account: str, reason: str, by: By, *, ours: By) -> None:
         self.account = account
         self.reason = reason
-        super().__init__(f"{account} {_WHY_DECLINED.get(reason, 'does not take the file')}")
+        self.by = by
+        if ours is By.SENDER:
+            text = f"{account} {_WHY_DECLINED.get(reason, 'does not take the file')}"
+        elif by is ours:
+            text = _WHY_WE_DECLINED.get(reason, "declined")
+        else:
+            text = "another device has taken it"
+        super().__init__(text)
 
 
 class FileCancelled(FileTransferError):
@@ -99,7 +115,7 @@ def error_of(outcome: Outcome, account: str, *, ours: By) -> FileTransferError:
     """Return the error for a transfer with ``account`` that did not end well."""
     match outcome.ending:
         case Ending.DECLINED:
-            return FileDeclined(account, outcome.reason)
+            return FileDeclined(account, outcome.reason, outcome.by, ours=ours)
         case Ending.CANCELLED:
             return FileCancelled(account, outcome.by, ours=ours)
         case Ending.TIMED_OUT:
