@@ -140,6 +140,8 @@ class Person:
             progress = self._progress
             progress.paused = True
             progress.clear()
+            # What was typed before the question is no answer to it.
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
             kind = _printable(transfer.media_type)
             about = format_bytes(transfer.size) + (f", {kind}" if kind else "")
             click.echo(
@@ -165,8 +167,6 @@ async def _read_line() -> str:
     would take the answer to the next question.
     """
     fd = sys.stdin.fileno()
-    # What was typed before the question is no answer to it.
-    termios.tcflush(fd, termios.TCIFLUSH)
     line = b""
     while not line.endswith(b"\n"):
         await trio.lowlevel.wait_readable(fd)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import click
-import trio
 
 from tim_trio.cli.file_progress import FileProgress, shown_name
 from tim_trio.cli.login import Login, server_options
@@ -92,10 +91,6 @@ def send(
                     may_be_offline=wait_s is not None,
                     transfer=transfer,
                 )
-            except trio.Cancelled:
-                if transfer.attempts:
-                    progress.say("interrupted: run the same command again to go on")
-                raise
             except PeerUnreachable as error:
                 if error.ending is not Ending.OFFLINE:
                     raise
@@ -105,7 +100,10 @@ def send(
             progress.say(_summary(transfer, sent))
         return 0
 
-    return run(command, denied=f"{login.who} may not register rooms, and a file needs one")
+    code = run(command, denied=f"{login.who} may not register rooms, and a file needs one")
+    if code and transfer.attempts:
+        progress.say("interrupted: run the same command again to go on")
+    return code
 
 
 def _summary(transfer: FileTransfer, sent: FileSent) -> str:

@@ -20,6 +20,7 @@ from tim_trio.net.client.files.part import (
 from tim_trio.net.client.files.threads import Stopped
 
 NAME = "a.txt"
+TRANSFER = "1" * 32
 DATA = bytes(range(256)) * 16
 
 
@@ -38,7 +39,7 @@ def files_in(directory: Path) -> set[str]:
 
 
 def test_a_part_becomes_a_file(tmp_path: Path) -> None:
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     assert files_in(tmp_path) == {".a.txt.01234567.part", ".a.txt.01234567.part.json"}
     part.write(DATA[:1000])
     part.write(memoryview(DATA)[1000:])
@@ -50,7 +51,7 @@ def test_a_part_becomes_a_file(tmp_path: Path) -> None:
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
-    part = Part.create(tmp_path, part_of(data=b""))
+    part = Part.create(tmp_path, part_of(data=b""), TRANSFER)
     assert part.sha256 == part.of.sha256
     assert part.finish().read_bytes() == b""
 
@@ -58,7 +59,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 def test_no_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("mine")
     (tmp_path / "a (1).txt").symlink_to("/nowhere")
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     part.write(DATA)
     assert part.finish() == tmp_path / "a (2).txt"
     assert (tmp_path / NAME).read_text() == "mine"
@@ -70,7 +71,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / NAME).write_text("mine")
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     part.write(DATA)
     assert part.finish() == tmp_path / "a (1).txt"
     assert files_in(tmp_path) == {NAME, "a (1).txt"}
@@ -84,7 +85,7 @@ def test_a_name_that_cannot_be_given_leaves_the_part(
     def broken(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     part.write(DATA)
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", broken)
@@ -98,7 +99,7 @@ def test_too_many_files_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise FileExistsError
 
     monkeypatch.setattr(os, "link", exists)
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     with pytest.raises(FileExistsError, match="too many"):
         part.finish()
     part.close()
@@ -108,7 +109,7 @@ def test_too_many_files_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_parts_of_hostile_names_stay_in_the_directory(tmp_path: Path, name: str) -> None:
     inner = tmp_path / "inner"
     inner.mkdir()
-    part = Part.create(inner, part_of(name))
+    part = Part.create(inner, part_of(name), TRANSFER)
     assert part.path.parent == inner and part.path.name.startswith(".")
     part.write(DATA)
     path = part.finish()
@@ -118,7 +119,7 @@ def test_parts_of_hostile_names_stay_in_the_directory(tmp_path: Path, name: str)
 
 def leave_behind(directory: Path, length: int) -> Path:
     """Leave a part as a process does that is killed."""
-    part = Part.create(directory, part_of())
+    part = Part.create(directory, part_of(), TRANSFER)
     part.write(DATA[:length])
     part.close()
     return part.path
@@ -130,6 +131,7 @@ def test_another_process_goes_on(tmp_path: Path) -> None:
     assert read_part_of(path) == part_of()
     part = Part.open(path)
     assert part is not None and part.of == part_of()
+    assert part.transfer == TRANSFER
     part.recover()
     assert (part.offset, part.synced) == (1000, 1000)
     assert part.sha256 == hashlib.sha256(DATA[:1000]).hexdigest()
@@ -138,7 +140,7 @@ def test_another_process_goes_on(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     assert Part.open(part.path) is None
     part.close()
     again = Part.open(part.path)
@@ -147,7 +149,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_what_never_reached_the_disk_is_not_claimed(tmp_path: Path) -> None:
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     part.write(DATA[:1000])
     part.sync()
     part.write(DATA[1000:2000])
@@ -175,7 +177,7 @@ def test_a_damaged_part_begins_anew(tmp_path: Path, damage: str) -> None:
             path.write_bytes(bytes(1000))
         case "records":
             head = state.read_bytes().partition(b"\n")[0]
-            state.write_bytes(head + b"\n" + b'{"offset": true}'.ljust(159) + b"\n[]")
+            state.write_bytes(head + b"\n" + b'{"offset": true}'.ljust(239) + b"\n[]")
     part = Part.open(path)
     assert part is not None
     part.recover()
@@ -230,7 +232,7 @@ def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_beginning_anew(tmp_path: Path) -> None:
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     part.write(b"something else" * 1000)
     part.restart()
     assert (part.offset, part.synced) == (0, 0)
@@ -240,7 +242,7 @@ def test_beginning_anew(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Part.create(tmp_path, part_of())
+    part = Part.create(tmp_path, part_of(), TRANSFER)
     part.write(DATA[:1000])
     write = os.pwrite
 
@@ -275,10 +277,10 @@ def test_recovering_stops_when_nobody_waits(tmp_path: Path) -> None:
 def test_a_part_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / ".a.txt.01234567.part").write_text("in the way")
     with pytest.raises(FileExistsError):
-        Part.create(tmp_path, part_of())
+        Part.create(tmp_path, part_of(), TRANSFER)
     assert files_in(tmp_path) == {".a.txt.01234567.part"}
     with pytest.raises(FileNotFoundError):
-        Part.create(tmp_path / "nowhere", part_of())
+        Part.create(tmp_path / "nowhere", part_of(), TRANSFER)
 
 
 def test_a_part_knows_its_offer() -> None:

@@ -217,7 +217,11 @@ def test_the_receiver_pauses(stopping: bool) -> None:
     assert sender.take(pause(stopping=stopping), 20.0) == []
     assert phase_of(sender) is SenderPhase.OFFERING
     assert sender.peer_is_stopping is stopping
-    assert sender.take(pause(stopping=stopping), 21.0) == []
+    sender.poll(20.0)
+    sender.take(pause(stopping=True), 20.5)
+    assert sender.next_poll > 20.5
+    sender.take(pause(stopping=False), 20.5)
+    assert sender.next_poll == 20.5, "it is back"
     sender.take(accept(attempt="2"), 22.0)
     assert not sender.peer_is_stopping
 

@@ -157,6 +157,11 @@ def new_id() -> str:
     return secrets.token_hex(ID_DIGITS // 2)
 
 
+def is_id(text: str) -> bool:
+    """Say whether it has the form of one."""
+    return len(text) == ID_DIGITS and _HEX.fullmatch(text) is not None
+
+
 def encode(message: Message) -> bytes:
     """Return a message's bytes. What is empty and may be left out is left out."""
     members: dict[str, object] = {"type": _TYPES[type(message)]}

@@ -34,7 +34,7 @@ PART: Final = ".part"
 STATE: Final = ".part.json"
 _VERSION: Final = 1
 #: Each record has a place of its own, so that one write replaces it whole.
-_RECORD_BYTES: Final = 160
+_RECORD_BYTES: Final = 240
 _MAX_STATE_BYTES: Final = 16 * 1024
 _ID_SHOWN: Final = 8
 #: What the name of a part has beside the file's own, and may have at most.
@@ -72,6 +72,7 @@ class Part:
         of: what it is of.
         offset: bytes that are written.
         synced: bytes that have reached the disk.
+        transfer: under which it comes, or came last; written with the records.
         stopped: `recover` is to raise Stopped soon.
     """
 
@@ -79,6 +80,7 @@ class Part:
     path: Path
     offset: int = 0
     synced: int = 0
+    transfer: str = ""
     stopped: bool = False
     _fd: int = -1
     _state_fd: int = -1
@@ -87,14 +89,14 @@ class Part:
     _synced_at: float = 0.0
 
     @classmethod
-    def create(cls, directory: Path, of: PartOf) -> Part:
+    def create(cls, directory: Path, of: PartOf, transfer: str) -> Part:
         """Make an empty part.
 
         Raises:
             OSError: it cannot be made.
         """
         name = f".{shortened(safe_name(of.name), _NAME_BYTES)}.{of.receiver[:_ID_SHOWN]}{PART}"
-        part = cls(of, directory / name)
+        part = cls(of, directory / name, transfer=transfer)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             # Before the part: a part without it would never be looked at again.
@@ -148,7 +150,9 @@ class Part:
             _close(fd, state_fd)
             return None
         of, records_at = found
-        return cls(of, path, fd=fd, state_fd=state_fd, records_at=records_at)
+        part = cls(of, path, fd=fd, state_fd=state_fd, records_at=records_at)
+        part.transfer = part._read_record(0)[2] or part._read_record(1)[2]
+        return part
 
     @property
     def _state_path(self) -> Path:
@@ -168,11 +172,11 @@ class Part:
         Raises:
             OSError: it cannot be read.
         """
-        records = sorted((self._read_record(0), self._read_record(1)), key=lambda pair: pair[0])
+        records = sorted((self._read_record(0), self._read_record(1)), key=lambda record: record[0])
         sha = hashlib.sha256()
         good, good_sha = 0, sha.copy()
         offset = 0
-        for length, digest in records:
+        for length, digest, _ in records:
             while offset < length:
                 data = os.pread(self._fd, min(READ_BYTES, length - offset), offset)
                 if not data:
@@ -275,20 +279,23 @@ class Part:
 
     def _record(self, number: int) -> None:
         """Write how far the bytes go: 0 for written, 1 for synced."""
-        record = json.dumps({"offset": self.offset, "sha256": self.sha256}).encode()
+        members = {"offset": self.offset, "sha256": self.sha256, "transfer": self.transfer}
+        record = json.dumps(members).encode()
         line = record.ljust(_RECORD_BYTES - 1) + b"\n"
         _write_all(self._state_fd, line, self._records_at + number * _RECORD_BYTES)
 
-    def _read_record(self, number: int) -> tuple[int, str]:
+    def _read_record(self, number: int) -> tuple[int, str, str]:
+        """Return offset, digest and transfer; nothing for what was torn in a machine's fall."""
         line = os.pread(self._state_fd, _RECORD_BYTES, self._records_at + number * _RECORD_BYTES)
         try:
             record = json.loads(line)
-            length, digest = record["offset"], record["sha256"]
-            if isinstance(length, int) and 0 <= length <= self.of.size and isinstance(digest, str):
-                return length, digest
+            length = record["offset"]
+            digest, transfer = str(record["sha256"]), str(record["transfer"])
+            if isinstance(length, int) and 0 <= length <= self.of.size:
+                return length, digest, transfer
         except (ValueError, TypeError, KeyError):
-            pass  # torn, when the machine fell over
-        return 0, ""
+            pass
+        return 0, "", ""
 
 
 def find_parts(directory: Path) -> list[Path]:

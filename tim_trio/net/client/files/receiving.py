@@ -19,7 +19,7 @@ from tim_trio.net.client.files import messages
 from tim_trio.net.client.files.desk import Desk
 from tim_trio.net.client.files.errors import FileTransferError
 from tim_trio.net.client.files.incoming import Ask, Incoming
-from tim_trio.net.client.files.messages import FromReceiver
+from tim_trio.net.client.files.messages import By, FromReceiver, is_id
 from tim_trio.net.client.files.part import Part, PartOf, find_parts, free_bytes, read_part_of
 from tim_trio.net.client.files.post import post
 from tim_trio.net.client.files.receiver import Receiver
@@ -63,19 +63,32 @@ class _Shelf:
     _open: set[str] = attrs.Factory(set)
     _returned: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
 
-    def look(self) -> None:
-        """Find what was left behind. Blocks on the disk.
+    def look(self) -> list[tuple[str, messages.Pause]]:
+        """Find what was left behind; return what to tell whose senders. Blocks on the disk.
 
         Raises:
             OSError: the directory cannot be read.
         """
+        words = []
         for path in find_parts(self.directory):
             try:
                 of = read_part_of(path)
+                part = Part.open(path)
             except OSError:
                 continue  # finished this moment, or not ours to read
             if of is not None:
                 self.known[of.receiver] = of, path
+            if part is not None:
+                if is_id(part.transfer) and is_id(part.of.receiver):
+                    pause = messages.Pause(
+                        transfer=part.transfer,
+                        by=By.RECEIVER,
+                        receiver=part.of.receiver,
+                        stopping=False,
+                    )
+                    words.append((part.of.account, pause))
+                part.close()
+        return words
 
     def find(self, account: str, offer: messages.Offer) -> str | None:
         for name, (of, _) in self.known.items():
@@ -93,6 +106,8 @@ class _Shelf:
             part = await trio.to_thread.run_sync(Part.open, found[1])
             if part is None:
                 del self.known[name]
+            else:
+                part.transfer = receiver.transfer
             return part
         of = PartOf(
             account=receiver.account,
@@ -101,7 +116,7 @@ class _Shelf:
             sha256=offer.sha256,
             receiver=name,
         )
-        part = await trio.to_thread.run_sync(Part.create, self.directory, of)
+        part = await trio.to_thread.run_sync(Part.create, self.directory, of, receiver.transfer)
         self.known[name] = of, part.path
         return part
 
@@ -162,8 +177,9 @@ class FileReceiver:
 
     # -- the tasks ------------------------------------------------------------
 
-    async def _run(self, patience_s: float) -> None:
+    async def _run(self, patience_s: float, left_behind: list[tuple[str, messages.Pause]]) -> None:
         """Take messages until there is no connection any more."""
+        streams = self._client.account_streams((messages.KIND,))
         desk = Desk(
             patience_s=patience_s,
             find_part=self._shelf.find,
@@ -171,7 +187,10 @@ class FileReceiver:
             own=self._client._sending,
         )
         try:
-            async for event in self._client.account_streams((messages.KIND,)):
+            for account, word in left_behind:
+                # A sender that has not noticed that we were gone need not wait to.
+                await self._post(account, [word])
+            async for event in streams:
                 message = messages.decode(event.payload)
                 if message is not None:
                     words = desk.take(event.account, message, trio.current_time())
@@ -220,7 +239,10 @@ class FileReceiver:
             self._shelf.put_back(receiver.receiver, is_there=incoming.part_is_there)
             self._transfers.remove(view)
             view.phase = TransferPhase.OVER
-        done = receiver.outcome is not None and receiver.outcome.ending is Ending.DONE
+        outcome = receiver.outcome
+        if outcome is not None and outcome.reason == "superseded":
+            return  # the same file goes on, as another transfer
+        done = outcome is not None and outcome.ending is Ending.DONE
         told = done and await self._tell_done(receiver)
         self._report(Arrival(transfer=view, path=incoming.path, error=incoming.error()))
         if done and not told:
@@ -273,12 +295,12 @@ async def receive_files(
     if not client.server.capabilities & Capability.ACCOUNT_STREAMS:
         raise NotSupported(Code.NOT_SUPPORTED, "account streams")
     shelf = _Shelf(directory)
-    await trio.to_thread.run_sync(shelf.look)
+    left_behind = await trio.to_thread.run_sync(shelf.look)
     async with open_plain_nursery() as nursery:
         receiver = FileReceiver(
             client=client, shelf=shelf, ask=ask, accept_from=accept_from, nursery=nursery
         )
-        nursery.start_soon(receiver._run, patience_s)
+        nursery.start_soon(receiver._run, patience_s, left_behind)
         try:
             yield receiver
         finally:

@@ -174,6 +174,8 @@ class Sender:
                 self.peer_is_stopping = message.stopping
                 if self.phase in _UNDER_WAY:
                     self._back_to_offering(now)
+                elif not message.stopping:
+                    self._next_offer = now  # it is back
             case _:
                 pass  # from a sender, or of a device that has no part in it
         return []
