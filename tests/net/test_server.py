@@ -31,6 +31,8 @@ from tests.net.running import Running, eventually, open_descriptors, running_ser
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.session import Session
+from tim_trio.core.sources import Source
+from tim_trio.core.subscription import Subscription
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
 from tim_trio.net.connection import TcpConnection
@@ -469,26 +471,32 @@ async def test_a_client_that_stops_sending_is_lost() -> None:
 
 def _alive() -> list[object]:
     """Return what is there of any connection, dead or alive."""
-    kinds = (TcpConnection, Session, Outbox, Member)
+    kinds = (TcpConnection, Session, Outbox, Member, Source, Subscription)
     return [each for each in gc.get_objects() if isinstance(each, kinds)]
 
 
-@pytest.mark.parametrize("how", ["bye", "lost", "offence", "closed"])
-async def test_a_dead_connection_is_freed_without_the_garbage_collector(how: str) -> None:
+@pytest.mark.parametrize("mode", messages.RoomMode)
+@pytest.mark.parametrize("how", ["bye", "lost", "offence", "too large", "closed"])
+@pytest.mark.parametrize("wire", ["tcp", "websocket"])
+async def test_a_dead_connection_is_freed_without_the_garbage_collector(
+    how: str, mode: messages.RoomMode, wire: str
+) -> None:
     """`tim_trio.app` makes full passes rare, so cycles would pile up."""
     gc.collect()
     async with running_server(Limits(linger_s=0)) as running:
-        client = await running.connect(None)
+        connect = running.connect if wire == "tcp" else running.connect_web
+        client: RawClient = await connect(None)
         await running.until_connected(1)
-        assert len(_alive()) == 3
         await client.greet()
-        room = await client.register()
+        register = messages.RegisterRoom(mode=mode, gather_ms=0, idle_timeout_s=0)
+        room = (await client.request(register, messages.RegisterRoomAnswer)).room
         await client.subscribe(room)
         await client.publish(room)
         await client.send(frame(room, 0))
         await client.expect(messages.Viewers)
         await client.expect(messages.SourceJoined)
         await client.expect_frames(room, 0, 0)
+        assert len(_alive()) == 6
         gc.disable()
         try:
             match how:
@@ -500,6 +508,9 @@ async def test_a_dead_connection_is_freed_without_the_garbage_collector(how: str
                 case "offence":
                     await client.send(HELLO)
                     await client.expect_close(Code.PROTOCOL_ERROR)
+                case "too large":
+                    await client.send(b"\xff" * 100)
+                    await client.expect_close(Code.FRAME_TOO_LARGE)
                 case _:
                     client.close()
             await running.until_gone()

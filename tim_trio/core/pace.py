@@ -17,6 +17,10 @@ import attrs
 from tim_trio.core.subscription import Subscription
 
 
+def _tell_nobody(limit: int) -> None:
+    pass
+
+
 @attrs.define(eq=False)
 class Flow:
     """One subscriber's part in one source. The ledger of its queued bytes.
@@ -94,6 +98,17 @@ class Pace:
         if self._flows.pop(subscription, None) is not None:
             self._slowest = None
             self._update()
+
+    def close(self) -> None:
+        """The source is over. What is queued of it pays to nobody from here on.
+
+        Breaks the cycles that would keep it, and who subscribed, for the
+        garbage collector.
+        """
+        self.held = None
+        self._flows.clear()
+        self._slowest = None
+        self._tell = _tell_nobody
 
     def grant(self, subscription: Subscription, limit: int) -> None:
         """The subscriber takes up to ``limit`` bytes, counted from when it joined."""

@@ -445,6 +445,8 @@ class Room:
         del self._tokens[source.token]
         source.drop_caches()
         self._release_held(source)
+        if source.pace is not None:
+            source.pace.close()
         self._init_bytes -= sum(len(track.init or b"") for track in source.tracks.values())
         self._tracks -= len(source.tracks)
         self._listing.give_back(source_bytes(source.account) + TRACK_BYTES * len(source.tracks))

@@ -284,7 +284,10 @@ class TcpConnection:
             try:
                 await self._carry_out(arrival.items)
                 if arrival.error is not None:
-                    raise arrival.error
+                    try:
+                        raise arrival.error
+                    finally:
+                        arrival = _ENDED  # a cycle else: this frame is on the traceback
             except RemoteProtocolError as broken:
                 return self._note_offence(broken)
             except PeerClosed:

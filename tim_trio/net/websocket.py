@@ -274,10 +274,9 @@ class WebSocketConnection(TcpConnection):
             sock, address, manager, readiness, gate, is_loopback=is_loopback, form=WEBSOCKET
         )
         self._early = early
-        self._reader = MessageReader(opening.frames, self._decoder, self._limits, self._reply)
-
-    def _reply(self, data: bytes, now: float) -> None:
-        self._outbox.put_control_encoded(data, now)
+        # The outbox's own method: ours would hold us, as we hold the reader.
+        reply = self._outbox.put_control_encoded
+        self._reader = MessageReader(opening.frames, self._decoder, self._limits, reply)
 
     def _wake_reader(self) -> None:
         trio.lowlevel.notify_closing(self._socket)
@@ -330,10 +329,14 @@ class WebSocketConnection(TcpConnection):
             try:
                 may_have_more = reader.take(items, now)
             except RemoteProtocolError as broken:
-                offence = broken
+                # Frames on its traceback have it as a variable: a cycle.
+                offence = broken.with_traceback(None)
             await self._carry_out(items)
             if offence is not None:
-                raise offence
+                try:
+                    raise offence
+                finally:
+                    offence = None  # this frame is on its traceback
             if self._outbox.closed or reader.ended:
                 return False
             if not may_have_more:

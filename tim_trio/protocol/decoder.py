@@ -148,7 +148,9 @@ class Decoder:
             else:
                 self._needed = PRELUDE_BYTES
         except RemoteProtocolError as error:
-            return error
+            # Its traceback leads to our caller's frame, which has it as a
+            # variable: a cycle that would keep the whole connection.
+            return error.with_traceback(None)
         if position < end:
             self._chunks.append(data[position:])
             self._buffered = end - position
