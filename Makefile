@@ -27,7 +27,7 @@ PYTEST_ARGS ?=
 # Rows of the benchmark, as in: make bench ROWS=R1,R2 (all without it)
 ROWS ?=
 
-.PHONY: help run test check soak bench format clean lint debian-check debian-test debian-bench
+.PHONY: help run cluster test check soak bench format clean lint debian-check debian-test debian-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ help: ## list the targets
 run: $(VENV)/.installed ## install what is missing and start the server
 	@cat tools/next-steps.txt
 	@exec $(PYTHON) -m tim_trio serve $(ARGS)
+
+cluster: $(VENV)/.installed ## run etcd and three nodes on this machine; NODES=5 for more
+	@tools/need-programs etcd=etcd-server
+	@exec tools/run-cluster $(PYTHON) $(or $(NODES),3)
 
 test: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## everything: format, lint, types, all tests with coverage
 	@$(MAKE) --no-print-directory lint
@@ -91,7 +95,7 @@ $(BENCH_VENV)/.installed: pyproject.toml tools/make-venv
 	@touch $@
 
 debian-check:
-	@tools/need-programs node=nodejs
+	@tools/need-programs node=nodejs etcd=etcd-server
 
 debian-test:
 	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \

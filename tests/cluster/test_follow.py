@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -119,7 +120,8 @@ async def test_compaction_in_a_gap_gives_a_new_snapshot(client: EtcdClient, pref
 
 
 @pytest.mark.slow
-async def test_etcd_is_killed_and_comes_back() -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_etcd_is_stopped_and_comes_back(number: int) -> None:
     with running_etcd() as (member,):
         async with (
             open_etcd([member.url], timeout_s=1) as client,
@@ -127,8 +129,9 @@ async def test_etcd_is_killed_and_comes_back() -> None:
         ):
             await client.put("p/a", b"1")
             await mirror.shows({"p/a": b"1"})
-            member.kill()
+            member.signal(number)
             await mirror.until(lambda: bool(mirror.troubles))
+            await trio.to_thread.run_sync(member.kill)
             assert mirror.state == {"p/a": b"1"}
             member.start()
             await trio.to_thread.run_sync(member.wait_ready)
@@ -168,9 +171,23 @@ async def follow_lines(*answers: httpx.Response) -> Mirror:
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
         client = EtcdClient(["http://a", "http://b"], 1.0, http)
         follower = Follower(client, "p/", mirror.on_snapshot, mirror.on_changes, mirror.on_trouble)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower.run)
+            await mirror.until(lambda: "permission denied" in "".join(mirror.troubles[-1:]))
+            nursery.cancel_scope.cancel()
+    return mirror
+
+
+async def test_who_may_not_follow_from_the_start_hears_so() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(403, json={"code": 7, "message": "permission denied"})
+
+    mirror = Mirror()
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        client = EtcdClient(["http://a"], 1.0, http)
+        follower = Follower(client, "p/", mirror.on_snapshot, mirror.on_changes, mirror.on_trouble)
         with trio.fail_after(10), pytest.raises(EtcdRefused, match="permission denied"):
             await follower.run()
-    return mirror
 
 
 async def test_a_watch_that_etcd_cancels_is_made_anew() -> None:
@@ -188,4 +205,4 @@ async def test_an_expired_token_and_nonsense_are_passing_troubles() -> None:
         _lines({"result": {"events": [event]}}),
     )
     assert mirror.state == {"p/k": b""}
-    assert len(mirror.troubles) == 4
+    assert len(mirror.troubles) == 5

@@ -123,6 +123,8 @@ class Network:
         self.nodes: dict[str, Peer] = {}
         self.cut: set[frozenset[str]] = set()
         self.queues: dict[tuple[str, str], deque[Message]] = {}
+        # The pairs among which something is under way, each once.
+        self.busy: list[tuple[str, str]] = []
         self.opening: list[tuple[str, str]] = []
         #: Who is in the ranking, first to last.
         self.ranking: Path = ()
@@ -147,7 +149,10 @@ class Network:
     def send(self, sender: str, peer: str, message: Message) -> bool:
         if not self.is_linked(sender, peer):
             return False
-        self.queues.setdefault((sender, peer), deque()).append(message)
+        queue = self.queues.setdefault((sender, peer), deque())
+        if not queue:
+            self.busy.append((sender, peer))
+        queue.append(message)
         return True
 
     def open_all(self) -> None:
@@ -162,8 +167,9 @@ class Network:
         self._forget(a, b)
 
     def _forget(self, a: str, b: str) -> None:
-        self.queues.pop((a, b), None)
-        self.queues.pop((b, a), None)
+        for pair in ((a, b), (b, a)):
+            if self.queues.pop(pair, None):
+                self.busy.remove(pair)
         for one, other in ((a, b), (b, a)):
             if one in self.nodes and self.nodes[one].is_alive:
                 self.nodes[one].link_down(other)
@@ -183,11 +189,15 @@ class Network:
 
     def step(self) -> bool:
         """Deliver one message of some link; False when there is none."""
-        waiting = [pair for pair, queue in self.queues.items() if queue]
-        if not waiting:
+        if not self.busy:
             return False
-        sender, receiver = self.random.choice(waiting)
-        message = self.queues[sender, receiver].popleft()
+        index = self.random.randrange(len(self.busy))
+        sender, receiver = self.busy[index]
+        queue = self.queues[sender, receiver]
+        message = queue.popleft()
+        if not queue:
+            self.busy[index] = self.busy[-1]
+            self.busy.pop()
         self.nodes[receiver].receive(sender, message)
         return True
 
@@ -197,7 +207,7 @@ class Network:
         for _ in range(rounds):
             while self.step():
                 steps += 1
-                assert steps < 200_000, "it never comes to rest"
+                assert steps < 100 * len(self.nodes) + 200_000, "it never comes to rest"
             restless = [
                 node for node in self.nodes.values() if node.is_alive and not node.tree.is_settled
             ]
@@ -205,7 +215,7 @@ class Network:
                 node.tree.give_up()
                 node.tree.look_again()
                 node.act()
-            if not any(self.queues.values()):
+            if not self.busy:
                 break
         return steps
 

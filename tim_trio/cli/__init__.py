@@ -14,6 +14,7 @@ import click
 
 from tim_trio.cli.account import account
 from tim_trio.cli.ban import ban
+from tim_trio.cli.cluster import cluster
 from tim_trio.cli.contact import contact
 from tim_trio.cli.message import message
 from tim_trio.cli.push import push
@@ -71,6 +72,7 @@ for command in (
     ban,
     account,
     token,
+    cluster,
     config,
     version,
 ):

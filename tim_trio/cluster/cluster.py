@@ -79,6 +79,7 @@ _DEAD_S: Final = 1.5
 _DIAL_S: Final = 1.0
 _ASK_S: Final = 1.0
 _LOOK_S: Final = 2.0
+_LONGEST_LOOK_S: Final = 30.0
 #: A room that nobody uses here stays for who comes back.
 _UNUSED_S: Final = 2.0
 _FORGET_S: Final = 30.0
@@ -649,6 +650,7 @@ class Cluster(RoomHost):
             if info is None or info.incarnation != link.incarnation:
                 link.tell(LinkExpelled(incarnation=link.incarnation), now)
         for room in self.shared_rooms():
+            room.looks = 0
             room.tree.set_ranking(self.ranking(room.number))
             self.act(room, now)
 
@@ -665,7 +667,11 @@ class Cluster(RoomHost):
             last = now
             self._watch_links(now)
             for room in self.shared_rooms():
-                self._watch_room(room, now)
+                try:
+                    self._watch_room(room, now)
+                except Exception as failure:
+                    # A fault about one room is not to end the node.
+                    self.log.error("internal error", room=str(room), exc_info=failure)
 
     def _watch_links(self, now: float) -> None:
         for link in list(self.links.values()):
@@ -681,7 +687,10 @@ class Cluster(RoomHost):
             tree.give_up()
             self.act(room, now)
         if not tree.is_settled and now > room.look_at:
-            room.look_at = now + random.uniform(_LOOK_S / 2, _LOOK_S)
+            # Ever more seldom: what changes the answer is heard of otherwise.
+            pause_s = min(_LOOK_S * 2**room.looks, _LONGEST_LOOK_S)
+            room.looks += 1
+            room.look_at = now + random.uniform(pause_s / 2, pause_s)
             tree.look_again()
             self.act(room, now)
         if room.idle_since is not None and now - room.idle_since > _UNUSED_S and not room.is_used:

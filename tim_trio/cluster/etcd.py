@@ -23,13 +23,11 @@ import trio
 
 from tim_trio.errors import ClusterError
 
-_UNAVAILABLE: Final = 14
 _UNAUTHENTICATED: Final = 16
-_DEADLINE_EXCEEDED: Final = 4
-_INVALID_ARGUMENT: Final = 3
-_NOT_FOUND: Final = 5
-#: Answers that another endpoint, or the same one in a moment, may not give.
-_PASSING: Final = frozenset({_UNAVAILABLE, _DEADLINE_EXCEEDED})
+#: gRPC's codes for what will not work in a moment or elsewhere either: invalid
+#: argument, not found, already there, permission denied, failed precondition,
+#: not implemented. All others an etcd gives that stops, starts or has no leader.
+_REFUSALS: Final = frozenset({3, 5, 6, 7, 9, 12})
 _PAUSE_S: Final = 0.05
 _PAGE: Final = 1000
 
@@ -355,11 +353,9 @@ def error_of(endpoint: str, answer: dict[str, Any]) -> ClusterError:
     text = str(answer.get("message") or answer.get("error") or "an error without a text")
     if code == _UNAUTHENTICATED or "invalid auth token" in text:
         return _Unauthenticated(text)
-    if code in _PASSING or "no leader" in text or "leader changed" in text:
-        return EtcdUnavailable(f"{endpoint}: {text}")
-    if code in (_INVALID_ARGUMENT, _NOT_FOUND):
+    if code in _REFUSALS:
         return EtcdRefused(f"etcd refused: {text}")
-    return EtcdRefused(f"etcd refused: {text} (code {code})")
+    return EtcdUnavailable(f"{endpoint}: {text}")
 
 
 def parse_endpoints(text: str) -> tuple[str, ...]:

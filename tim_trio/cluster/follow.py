@@ -29,6 +29,7 @@ from tim_trio.cluster.etcd import (
     prefix_end,
     read_kv,
 )
+from tim_trio.errors import ClusterError
 
 #: A stream that says nothing for so long is opened anew: nothing else tells a
 #: quiet etcd from a dead wire.
@@ -72,8 +73,10 @@ class Follower:
         """Follow until cancelled.
 
         Raises:
-            EtcdRefused: etcd does not let us.
+            EtcdRefused: etcd does not let us, from the start. Later that is
+                a trouble like others.
         """
+        has_begun = False
         pause_s = 0.0
         while True:
             before = self.revision
@@ -82,11 +85,14 @@ class Follower:
                     page = await self.client.snapshot(self.prefix)
                     self.on_snapshot(page)
                     self.revision = page.revision
+                has_begun = True
                 await self._watch()
             except _Compacted:
                 self.revision = 0
                 continue
-            except EtcdUnavailable as error:
+            except ClusterError as error:
+                if isinstance(error, EtcdRefused) and not has_begun:
+                    raise
                 self.on_trouble(str(error))
             if self.revision != before:
                 pause_s = 0.0

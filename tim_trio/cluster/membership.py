@@ -18,10 +18,11 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
-from tim_trio.cluster.etcd import EtcdClient, EtcdUnavailable, KeyValue, Page, is_unchanged, put
+from tim_trio.cluster.etcd import EtcdClient, KeyValue, Page, is_unchanged, put
 from tim_trio.cluster.follow import Change, Follower
 from tim_trio.cluster.placement import Placement
 from tim_trio.errors import ClusterError
+from tim_trio.net.client.plain_nursery import open_plain_nursery
 
 LEASE_S: Final = 5
 _NAME_PATIENCE_S: Final = 2.0
@@ -128,7 +129,7 @@ class Membership:
             self._on_changes,
             self._on_trouble,
         )
-        async with trio.open_nursery() as nursery:
+        async with open_plain_nursery() as nursery:
             nursery.start_soon(follower.run)
             nursery.start_soon(self._keep_alive)
             await self._seen.wait()
@@ -167,7 +168,7 @@ class Membership:
             began = trio.current_time()
             try:
                 ttl_s = await self.client.keep_alive(self.lease)
-            except EtcdUnavailable as error:
+            except ClusterError as error:
                 self._on_trouble(str(error))
                 continue
             if ttl_s <= 0:

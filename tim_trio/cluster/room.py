@@ -126,6 +126,7 @@ class SharedRoom(Room):
     #: When what was asked last counts as not answered, and when to look again.
     ask_until: float = attrs.field(default=math.inf, init=False)
     look_at: float = attrs.field(default=0.0, init=False)
+    looks: int = attrs.field(default=0, init=False)
     #: The parent, or this node as the root: what a reliable room's streams hang on.
     anchor: str | None = attrs.field(default=None, init=False)
     #: Whose frames up to now we have, as its PONG has said.

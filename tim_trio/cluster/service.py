@@ -20,6 +20,7 @@ from tim_trio.cluster.membership import LEASE_S, Membership, NodeInfo, new_incar
 from tim_trio.cluster.requests import ManagersDirectory, Requests
 from tim_trio.errors import ClusterError
 from tim_trio.log import get_logger
+from tim_trio.net.client.plain_nursery import open_plain_nursery
 from tim_trio.net.server import Server
 
 PREFIX = "tim_trio/"
@@ -98,7 +99,7 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
         open_etcd(
             settings.endpoints, user=settings.user, password=settings.password, tls=settings.tls
         ) as client,
-        trio.open_nursery() as nursery,
+        open_plain_nursery() as nursery,
     ):
         me = NodeInfo(
             name=server.node_name,

@@ -28,7 +28,7 @@ from typing import Final
 
 import attrs
 
-from tim_trio.cluster.placement import node_seed, score
+from tim_trio.cluster.placement import RANKED, node_seed, score
 
 Path = tuple[str, ...]
 #: A path this long is a mistake: a tree of 64 children each is three deep.
@@ -333,7 +333,10 @@ class Tree:
             hops_now = 0
         waiting = {name for chain in self._askers.values() for name in chain}
         found = []
-        for name in (*self._sent_on, *self.ranking):
+        # Who has a parent leaves a way around to the root of its tree, which
+        # has one to find; thousands would ask at once.
+        among = self.ranking if self.parent is None else self.ranking[:RANKED]
+        for name in (*self._sent_on, *among):
             if name in (self.me, self.parent) or name in self._down or name in self._full:
                 continue
             if name in waiting or name in self.children:
