@@ -197,6 +197,10 @@ class Cluster(RoomHost):
                 self.act(room, now)
         elif room.idle_since is None:
             room.idle_since = now
+            if room.mode is RoomMode.RELIABLE and room.tree.wanted:
+                # A node that takes nothing any more would hold the others up.
+                room.tree.want(False)
+                self.act(room, now)
 
     def released(self, room: SharedRoom, source: int, epoch: int) -> None:
         self.nursery.start_soon(self._release, room.number, source, epoch)

@@ -22,7 +22,7 @@ from tim_trio.core.pace import Pace
 from tim_trio.core.room import Room
 from tim_trio.core.sources import Source, Track
 from tim_trio.core.subscription import Subscription
-from tim_trio.protocol.layout import STREAM_HEADER
+from tim_trio.protocol.layout import LENGTH_BYTES, STREAM_HEADER
 from tim_trio.protocol.messages import (
     Credit,
     Gap,
@@ -69,17 +69,21 @@ class Bond:
     as_parent: bool = False
     viewers: int = 0
     skipped_to: dict[tuple[int, int], int] = attrs.field(factory=dict)
+    #: Reliable sources that are sent over it.
+    paced: set[int] = attrs.field(factory=set)
 
 
 @attrs.define(eq=False)
 class Holder:
     """Where a source's publisher is, after how many takeovers.
 
+    ``upstream``: the peer its frames come from, empty for a publisher here.
     ``gone_since``: when that node was first seen missing.
     """
 
     node: str
     epoch: int
+    upstream: str = ""
     gone_since: float | None = None
 
 
@@ -94,6 +98,16 @@ class RoomHost:
 
     def taken_over(self, source: Source) -> None:
         """A source that was held here is now held elsewhere."""
+
+
+def _bytes_up_to(run: Run, last_seq: int) -> int:
+    """Return the bytes of a run's frames up to and with ``last_seq``."""
+    if run.last_seq <= last_seq:
+        return len(run.data)
+    position = 0
+    for _ in range(run.first_seq, last_seq + 1):
+        position += LENGTH_BYTES + int(STREAM_HEADER.unpack_from(run.data, position)[0])
+    return position
 
 
 def _placeholder(number: int) -> bytes:
@@ -168,23 +182,15 @@ class SharedRoom(Room):
     # Bonds
 
     def bond(self, peer: str, member: Member, credit: int) -> Bond:
-        """Join the audience as a link, or return the bond there is."""
+        """Join the audience as a link, or return the bond there is; `open_bond` follows."""
         bond = self.bonds.get(peer)
         if bond is None:
             subscription = Subscription(self.number, member.outbox, self._node, credit)
             bond = self.bonds[peer] = Bond(peer, member, subscription)
-            for source in self.sources.values():
-                if source.pace is not None:
-                    self._release_to(source, bond)
             self._audience.join(member, subscription)
             member.subscriptions[self.number] = subscription
             self._node.subscriptions += 1
         return bond
-
-    def _release_to(self, source: Source, bond: Bond) -> None:
-        """The first of a reliable source's receivers gets what was held for it."""
-        assert source.pace is not None
-        source.pace.join(bond.subscription)
 
     def unbond(self, peer: str) -> None:
         """A link is gone, or its part here is over."""
@@ -204,6 +210,9 @@ class SharedRoom(Room):
         outbox = bond.member.outbox
         for source in list(self.sources.values()):
             outbox.put_control(encode(self.word_of(source)), now)
+            if source.pace is not None:
+                self._open_paced(source, bond, now)
+                continue
             tracks = source.tracks.values()
             if tracks and all(
                 have.get((source.number, track.number), -1) >= track.next_seq - 1
@@ -213,14 +222,24 @@ class SharedRoom(Room):
             piece = source.opening(self._node, with_groups=True)
             if piece.data:
                 outbox.put_encoded(piece.data, piece, now)
-            if source.pace is not None:
-                held = source.pace.held
-                if held is not None:
-                    self._release_held(source)
-            else:
-                for track in tracks:
-                    if track.keyed and not track.ended and not track.cache.runs:
-                        bond.subscription.wait_for_key(track)
+            for track in tracks:
+                if track.keyed and not track.ended and not track.cache.runs:
+                    bond.subscription.wait_for_key(track)
+
+    def _open_paced(self, source: Source, bond: Bond, now: float) -> None:
+        """Begin to send a reliable source over a bond, unless it comes from there.
+
+        The first of its receivers gets what was held for it.
+        """
+        assert source.pace is not None
+        if self.holders[source.number].upstream == bond.peer or source.number in bond.paced:
+            return
+        piece = source.opening(self._node, with_groups=True)
+        if piece.data:
+            bond.member.outbox.put_encoded(piece.data, piece, now)
+        self._release_held(source)
+        bond.paced.add(source.number)
+        source.pace.join(bond.subscription)
 
     def infos(self) -> list[SourceInfo]:
         """Return what the answer to LINK_SUBSCRIBE says of the sources."""
@@ -258,11 +277,15 @@ class SharedRoom(Room):
                     self._note_ended(info.source)
                     self._listing.keep(info)
                 continue
-            self._meet(info.source, info.account, Holder("", -1), info.tracks, peer, now)
+            self._meet(info.source, info.account, Holder("", -1, peer), info.tracks, peer, now)
 
     def hear_of(self, word: LinkSource, peer: str, now: float) -> None:
         """A node says where a source is."""
-        self._meet(word.source, word.account, Holder(word.node, word.epoch), word.tracks, peer, now)
+        bond = self.bonds[peer]
+        for track in word.tracks:
+            bond.skipped_to[word.source, track.track] = track.last_seq
+        holder = Holder(word.node, word.epoch, peer)
+        self._meet(word.source, word.account, holder, word.tracks, peer, now)
 
     def _meet(
         self,
@@ -287,6 +310,8 @@ class SharedRoom(Room):
             return
         else:
             before = self.holders[number]
+            if before.upstream and before.epoch < 0:
+                holder.upstream = before.upstream
             self.holders[number] = holder
             if before.node == self.me and holder.node != self.me:
                 self._let_go(source, now)
@@ -368,10 +393,10 @@ class SharedRoom(Room):
                 self._miss(source, track, run.first_seq - 1, GapReason.LOST_BETWEEN_NODES, now)
             track.expected = track.next_seq if run.first_seq == track.next_seq else None
             pace = source.pace
-            if pace is not None and run.last_seq <= bond.skipped_to.get(
-                (run.source, run.track), -1
-            ):
-                pace.received -= len(run.data)
+            if pace is not None:
+                if self.holders[source.number].upstream != bond.peer:
+                    return 1
+                pace.received -= _bytes_up_to(run, bond.skipped_to.get((run.source, run.track), -1))
             work = 1 + self.push(source, run, now)
             if source.owner is not None:
                 # Somebody took it over, and its publisher here does not know
@@ -448,8 +473,7 @@ class SharedRoom(Room):
         self._miss(source, track, gap.last_seq, reason, now)
 
     def hear_of_credit(self, bond: Bond, source: int, limit: int) -> None:
-        far = self.sources.get(source)
-        if far is not None and far.pace is not None:
+        if source in bond.paced and source in self.sources:
             self.grant_credit(bond.subscription, source, limit)
 
     # What a room does, and the rest of the cluster must know of
@@ -497,6 +521,8 @@ class SharedRoom(Room):
 
     def end_source(self, source: Source, reason: SourceLeftReason, now: float) -> None:
         holder = self.holders.pop(source.number, None)
+        for bond in self.bonds.values():
+            bond.paced.discard(source.number)
         self._note_ended(source.number)
         super().end_source(source, reason, now)
         if holder is not None and holder.node == self.me:
@@ -524,23 +550,29 @@ class SharedRoom(Room):
 
     def _set_pace(self, source: Source) -> None:
         """As for any room; credit for a source elsewhere goes up to where it comes from."""
-        super()._set_pace(source)
-        pace = source.pace
-        assert pace is not None
-        if self.holders.get(source.number, Holder(self.me, 0)).node == self.me:
+        upstream = self.holders[source.number].upstream
+        if not upstream:
+            super()._set_pace(source)
+            for bond in self.bonds.values():
+                bond.paced.add(source.number)
             return
 
         def tell(limit: int) -> None:
-            owner = source.owner
-            credit = encode(Credit(room=self.number, source=source.number, limit=limit))
-            if owner is not None:
-                owner.outbox.put_control(credit, self.last_frame_at)
-                return
-            for bond in self.bonds.values():
+            bond = self.bonds.get(upstream)
+            if bond is not None:
+                credit = encode(Credit(room=self.number, source=source.number, limit=limit))
                 bond.member.outbox.put_control(credit, self.last_frame_at)
 
-        source.pace = Pace(pace.window, pace.hold, self._node.limits.max_frame_bytes, tell)
-        for subscription in self._audience:
+        limits = self._node.limits
+        window = limits.backlog_bytes + limits.max_frame_bytes
+        sender = self.bonds[upstream].subscription
+        receivers = [each for each in self._audience if each is not sender]
+        hold = window if not receivers and self._budget.take(window) else 0
+        source.pace = Pace(window, hold, limits.max_frame_bytes, tell)
+        for bond in self.bonds.values():
+            if bond.peer != upstream:
+                bond.paced.add(source.number)
+        for subscription in receivers:
             source.pace.join(subscription)
 
     def find_slow(self, now: float) -> list[Subscription]:

@@ -1,0 +1,192 @@
+"""Everything that works on one node works across nodes: reliable rooms, accounts, crowds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from tests.cluster.etcd_process import EtcdMember
+from tests.cluster.nodes import Cloud, cloud, eventually
+from tim_trio.errors import CreatorAbsent
+from tim_trio.limits import KIB, Limits
+from tim_trio.net.client import Client
+from tim_trio.protocol import messages
+from tim_trio.protocol.stream import StreamFrame
+
+SMALL = Limits(
+    max_frame_bytes=16 * KIB, max_init_bytes=4 * KIB, backlog_bytes=64 * KIB, idle_timeout_s=60
+)
+
+
+@pytest.fixture
+async def three(etcd: EtcdMember, prefix: str) -> AsyncIterator[Cloud]:
+    async with cloud(etcd.url, prefix, "a", "b", "c", limits=SMALL) as made:
+        yield made
+
+
+async def clients_of(stack: contextlib.AsyncExitStack, nodes: Cloud) -> dict[str, Client]:
+    return {
+        name: await stack.enter_async_context(nodes[name].client(f"on-{name}"))
+        for name in nodes.nodes
+    }
+
+
+@pytest.mark.parametrize("at", ["a", "b", "c"])
+async def test_a_reliable_stream_comes_whole_at_the_slowest_ones_pace(
+    three: Cloud, at: str
+) -> None:
+    count = 200
+    async with contextlib.AsyncExitStack() as stack:
+        clients = await clients_of(stack, three)
+        room = await clients[at].register_room(mode="reliable")
+        source = await stack.enter_async_context(clients[at].publish(room))
+        got: dict[str, list[int]] = {name: [] for name in clients}
+
+        async def receive(name: str, pause_s: float) -> None:
+            async with clients[name].subscribe(room) as stream:
+                async for item in stream:
+                    assert isinstance(item, StreamFrame | messages.SourceJoined), item
+                    if isinstance(item, StreamFrame):
+                        got[name].append(item.seq)
+                        await trio.sleep(pause_s)
+                        if item.is_end:
+                            return
+
+        with trio.fail_after(50):
+            async with trio.open_nursery() as nursery:
+                for i, name in enumerate(clients):
+                    nursery.start_soon(receive, name, 0.004 * i)
+                await trio.sleep(0.5)
+                for i in range(count):
+                    await source.send(bytes(8 * KIB) if i < count - 1 else b"", end=i == count - 1)
+        for name, seqs in got.items():
+            # Who came second had missed nothing; all of it in order, once.
+            assert seqs == list(range(count)), name
+
+
+async def test_a_reliable_stream_waits_for_its_first_subscriber_at_another_node(
+    three: Cloud,
+) -> None:
+    async with three["a"].client("alice") as alice, three["b"].client("bob") as bob:
+        for _ in range(3):  # rooms whose relays differ
+            room = await alice.register_room(mode="reliable")
+            async with alice.publish(room) as source:
+                for _ in range(4):
+                    await source.send(b"x" * KIB)
+                await trio.sleep(0.1)
+                seen = []
+                with trio.fail_after(20):
+                    async with bob.subscribe(room) as stream:
+                        async for item in stream:
+                            if isinstance(item, StreamFrame):
+                                seen.append(item.seq)
+                            if len(seen) == 4:
+                                break
+                assert seen == [0, 1, 2, 3]
+
+
+async def test_account_streams_reach_devices_on_every_node(three: Cloud) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        alice = await stack.enter_async_context(three["a"].client("alice"))
+        bobs = [await stack.enter_async_context(three[name].client("bob")) for name in "abc"]
+        inboxes = [bob.account_streams() for bob in bobs]
+        directory = three["a"].cluster.directory
+        with trio.fail_after(10):
+            while len(await directory.nodes_of("bob")) < 3:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        answer = await alice.send_to("bob", b"hello", kind=300)
+        assert answer["bob"].devices == 3
+        for inbox in inboxes:
+            with trio.fail_after(10):
+                message = await anext(aiter(inbox))
+            assert message.payload == b"hello"
+
+
+async def test_asking_to_push_reaches_the_creator_wherever_it_is(three: Cloud) -> None:
+    async with three["a"].client("bob") as bob:
+        async with three["b"].client("alice") as alice:
+            events = alice.events()
+            room = await alice.register_room()
+            directory = three["a"].cluster.directory
+            with trio.fail_after(10):
+                while not await directory.nodes_of("alice"):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            assert await bob.ask_to_push(room, "please") == 1
+            with trio.fail_after(10):
+                event = await anext(aiter(events))
+            assert isinstance(event, messages.PushAsked) and event.message == "please"
+        with trio.fail_after(10):
+            while await directory.nodes_of("alice"):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        async with three["c"].client("carl") as carl:
+            with pytest.raises(CreatorAbsent):
+                await carl.ask_to_push(room)
+
+
+async def test_a_crowd_is_sent_on_to_other_nodes(etcd: EtcdMember, prefix: str) -> None:
+    # More nodes than a ranking names, or each would have a place at the relay.
+    names = [f"n{i}" for i in range(20)]
+    async with (
+        cloud(etcd.url, prefix, *names, fanout=2, lease_s=20) as nodes,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        clients = await clients_of(stack, nodes)
+        room = await clients["n0"].register_room()
+        source = await stack.enter_async_context(clients["n0"].publish(room))
+        streams = [
+            await stack.enter_async_context(client.subscribe(room)) for client in clients.values()
+        ]
+        for i in range(5):
+            await source.send(bytes([i]), key=True)
+        for stream in streams:
+            seen = []
+            with trio.fail_after(20):
+                async for item in stream:
+                    if isinstance(item, StreamFrame):
+                        seen.append(item.seq)
+                    if len(seen) == 5:
+                        break
+            assert seen == [0, 1, 2, 3, 4]
+        paths = [node.room(room).tree.path for node in nodes.nodes.values()]
+        assert len({path[-1] for path in paths}) == 1
+        assert max(map(len, paths)) > 2
+
+
+async def test_a_node_that_leaves_hands_over(three: Cloud) -> None:
+    async with three["a"].client("alice") as alice, three["c"].client("carl") as carl:
+        while True:
+            room = await alice.register_room()
+            if three.relay_of(room).name == "b":
+                break
+        async with alice.publish(room) as source, carl.subscribe(room) as stream:
+            sent = 0
+
+            async def push() -> None:
+                nonlocal sent
+                while True:
+                    await source.send(b"x", key=sent % 10 == 0)
+                    sent += 1
+                    await trio.sleep(0.005)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(push)
+                await trio.sleep(0.2)
+                leaving = three.nodes.pop("b")
+                await leaving.node.withdraw()
+                await eventually(
+                    lambda: not leaving.room(room).tree.children,
+                    "nobody is below the node that leaves",
+                )
+                leaving.stop()
+                await trio.sleep(0.3)
+                nursery.cancel_scope.cancel()
+            seen = []
+            with trio.move_on_after(1):
+                async for item in stream:
+                    assert isinstance(item, StreamFrame | messages.SourceJoined), item
+                    if isinstance(item, StreamFrame):
+                        seen.append(item.seq)
+            assert seen == list(range(sent))
