@@ -108,22 +108,25 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> bool:
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGUSR1) as questions,
     ):
-        async with _cluster(config, server, listeners) as node, trio.open_nursery() as nursery:
-            await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
-            await nursery.start(partial(web.serve, web_listeners, tls_listeners=web_tls_listeners))
-            for kind, opened in (
-                ("tcp", listeners),
-                ("tls", tls_listeners),
-                ("web", web_listeners),
-                ("web-tls", web_tls_listeners),
-            ):
-                for listener in opened:
-                    print(f"listening {kind} {describe(listener)}", flush=True)
-            nursery.start_soon(_tell_on_signal, server, questions)
-            nursery.start_soon(_stop_on_signal, server, node, signals, nursery.cancel_scope)
-            if node is not None:
-                nursery.start_soon(_stop_when_expelled, server, node, nursery.cancel_scope)
-        return node is not None and node.is_expelled
+        async with _cluster(config, server, listeners) as node:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
+                await nursery.start(
+                    partial(web.serve, web_listeners, tls_listeners=web_tls_listeners)
+                )
+                for kind, opened in (
+                    ("tcp", listeners),
+                    ("tls", tls_listeners),
+                    ("web", web_listeners),
+                    ("web-tls", web_tls_listeners),
+                ):
+                    for listener in opened:
+                        print(f"listening {kind} {describe(listener)}", flush=True)
+                nursery.start_soon(_tell_on_signal, server, questions)
+                nursery.start_soon(_stop_on_signal, server, node, signals, nursery.cancel_scope)
+                if node is not None:
+                    nursery.start_soon(_stop_when_expelled, server, node, nursery.cancel_scope)
+            return node is not None and node.is_expelled
 
 
 @contextlib.asynccontextmanager

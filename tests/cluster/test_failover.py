@@ -217,3 +217,46 @@ async def test_streams_go_on_while_etcd_is_away() -> None:
         await trio.sleep(3)
         async with nodes["a"].client("alice") as alice:
             await alice.register_room()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_all_nodes_are_restarted_one_by_one_under_load(etcd_alone: EtcdMember) -> None:
+    options = ("--set", "drain_timeout_s=4")
+    with running_nodes(etcd_alone.url, "a", "b", "c", options=options) as nodes:
+        done = False
+
+        async def restart_all() -> None:
+            nonlocal done
+            for node in nodes.nodes.values():
+                node.signal(signal.SIGTERM)
+                assert await trio.to_thread.run_sync(node.wait, 30) == 0
+                await trio.to_thread.run_sync(node.start)
+                await trio.sleep(1)
+            done = True
+
+        watchers = [Watcher(name) for name in nodes.nodes]
+        sent: list[int] = []
+        async with contextlib.AsyncExitStack() as stack:
+            alice = await stack.enter_async_context(nodes["a"].client("alice"))
+            room = await alice.register_room()
+            source = await stack.enter_async_context(alice.publish(room))
+            streams = []
+            for watcher in watchers:
+                client = await stack.enter_async_context(nodes[watcher.name].client(watcher.name))
+                streams.append(await stack.enter_async_context(client.subscribe(room)))
+            async with trio.open_nursery() as nursery:
+                for watcher, stream in zip(watchers, streams, strict=True):
+                    nursery.start_soon(watcher.watch, stream)
+                async with trio.open_nursery() as publishing:
+                    publishing.start_soon(pump, source, sent, lambda: done)
+                    publishing.start_soon(restart_all)
+                with trio.move_on_after(10):
+                    while any(  # noqa: ASYNC110
+                        not watcher.seqs or watcher.seqs[-1] < len(sent) - 1 for watcher in watchers
+                    ):
+                        await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
+        for watcher in watchers:
+            print(watcher.name, len(watcher.seqs), watcher.gaps, watcher.longest_pause_s())
+            assert watcher.check(len(sent) - 1) <= _KEY_EVERY
