@@ -1,5 +1,6 @@
 """Compiling the load generator and the floor on the spot."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from attrs import frozen
 from bench.processes import BenchError
 
 _HERE = Path(__file__).parent
+_LOADGEN = ("loadgen.c", "traffic.c", "dialect.c", "websocket.c", "options.c")
 _FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror")
 
 
@@ -28,7 +30,7 @@ def build_programs() -> Programs:
     folder = _HERE / "build"
     folder.mkdir(exist_ok=True)
     return Programs(
-        loadgen=_compile(folder / "loadgen", "loadgen.c", "traffic.c", "dialect.c", "options.c"),
+        loadgen=_compile(folder / "loadgen", *_LOADGEN),
         floor=_compile(folder / "floor", "floor.c"),
     )
 
@@ -49,4 +51,27 @@ def _compile(program: Path, *names: str) -> Path:
     if result.returncode != 0:
         raise BenchError(f"cc failed on {program.name}:\n{result.stderr}")
     fresh.replace(program)
+    return program
+
+
+def node_program(source: Path, package: str) -> Path:
+    """Return a copy of a program for Node that finds ``package``, as ``name@version``, beside it.
+
+    Raises:
+        BenchError: no npm, or it cannot get the package.
+    """
+    folder = _HERE / "build" / "node"
+    name, _, version = package.rpartition("@")
+    manifest = folder / "node_modules" / name / "package.json"
+    if not manifest.exists() or json.loads(manifest.read_text())["version"] != version:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), package]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=180)
+        except FileNotFoundError:
+            raise BenchError("npm is not installed; on Debian: apt-get install npm") from None
+        if result.returncode != 0:
+            raise BenchError(f"npm could not install {package}:\n{result.stderr}")
+    program = folder / source.name
+    program.write_bytes(source.read_bytes())
     return program

@@ -588,6 +588,24 @@ static void raw_decode(const uint8_t *in, size_t size, bool ready, const struct 
     item->payload = in;
 }
 
+/* -- relay: programs of bench/relays, which know no rooms ------------------------------- */
+
+/* The publisher's connection is TCP, where a length stands before each payload. A
+ * subscriber's WebSocket messages are the payloads as they are. */
+static size_t relay_hello(uint8_t *out, const struct stream *stream, bool publisher, unsigned id)
+{
+    (void)stream;
+    (void)id;
+    out[0] = publisher ? 'P' : 'S';
+    return 1;
+}
+
+static size_t relay_prefix(uint8_t *out, const struct stream *stream)
+{
+    put32(out, (uint32_t)stream->payload_bytes);
+    return 4;
+}
+
 /* -- the table --------------------------------------------------------------------------- */
 
 static const struct dialect dialects[] = {
@@ -596,6 +614,7 @@ static const struct dialect dialects[] = {
     {"redis", 2, redis_hello, redis_prefix, NULL, redis_decode, NULL},
     {"mqtt", 0, mqtt_hello, mqtt_prefix, NULL, mqtt_decode, NULL},
     {"raw", 0, raw_hello, raw_prefix, NULL, raw_decode, NULL},
+    {"relay", 0, relay_hello, relay_prefix, NULL, raw_decode, NULL},
 };
 
 const struct dialect *dialect_by_name(const char *name)

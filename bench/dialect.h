@@ -1,4 +1,4 @@
-/* The five wire dialects the load generator speaks, free of sockets and clocks.
+/* The six wire dialects the load generator speaks, free of sockets and clocks.
  *
  * A dialect turns frames into bytes and bytes into items. The same frames, sizes and
  * windows go to every system; only what stands around the payload differs.

@@ -18,7 +18,6 @@ _STALL_P99_US = 2000.0
 _STALL_RSS_BYTES = 8 << 20
 # Beyond this, a paced run says more about a busy machine than about the server.
 _LATE_US = 5000.0
-_IDLE_RSS_BYTES = 10 << 10
 _JOIN_FIRST_FRAME_US = 1.5e6
 _JOIN_P99_US = 50e3
 
@@ -214,8 +213,9 @@ def _judge_idle(result: RowResult) -> None:
         )
         text = f"{name}: {per_subscriber / 1024:.1f} KiB of resident memory per subscriber"
         if name == "tim":
-            wanted = f", wanted at most {_IDLE_RSS_BYTES / 1024:.0f}"
-            result.verdicts.append(Verdict(text + wanted, per_subscriber <= _IDLE_RSS_BYTES))
+            bound = result.row.idle_kib
+            verdict = Verdict(f"{text}, wanted at most {bound}", per_subscriber <= bound << 10)
+            result.verdicts.append(verdict)
         else:
             result.notes.append(text)
 

@@ -39,6 +39,7 @@ class Load:
     joiners: int = 0
     join_at_s: float = 0.0
     join_over_s: float = 0.0
+    websocket: bool = False  # how subscribers connect; publishers speak TCP
     spin: bool = False  # the load generator never sleeps
 
     def shortened(self) -> "Load":
@@ -203,6 +204,7 @@ def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = No
         str(loadgen),
         f"--dialect={server.dialect}",
         f"--port={server.port}",
+        f"--web-port={server.web_port if load.websocket else 0}",
         *load.arguments(),
     ]
     with running(

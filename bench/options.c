@@ -29,7 +29,7 @@ struct options options_parse(int count, char **words)
         {"gather-ms", 1, 0, FIRST + 12}, {"stalled", 1, 0, FIRST + 13},
         {"hold-ms", 1, 0, FIRST + 14}, {"joiners", 1, 0, FIRST + 15},
         {"join-at", 1, 0, FIRST + 16}, {"join-over", 1, 0, FIRST + 17},
-        {"spin", 1, 0, FIRST + 18},
+        {"spin", 1, 0, FIRST + 18},      {"web-port", 1, 0, FIRST + 19},
         {0, 0, 0, 0},
     };
     struct options options = {
@@ -64,6 +64,7 @@ struct options options_parse(int count, char **words)
         case 16: options.join_at_s = value; break;
         case 17: options.join_over_s = value; break;
         case 18: options.spin = (unsigned)value; break;
+        case 19: options.web_port = (unsigned)value; break;
         }
     }
     const char *wrong = NULL;
@@ -71,6 +72,10 @@ struct options options_parse(int count, char **words)
         wrong = "unexpected words";
     else if (options.port == 0 || options.port > 65535)
         wrong = "--port is missing";
+    else if (options.web_port > 65535)
+        wrong = "--web-port is no port";
+    else if (options.reliable && options.web_port)
+        wrong = "--reliable is for TCP";
     else if (options.payload_bytes < 24 || options.payload_bytes > 512 * 1024)
         wrong = "--payload must be 24 to 524288";
     else if (options.rooms == 0 || options.rooms > 1000 || options.subscribers > 20000)

@@ -8,6 +8,7 @@
 struct options {
     const char *dialect;
     unsigned port;          /* on 127.0.0.1, and nowhere else */
+    unsigned web_port;      /* of WebSocket, for all but publishers; 0: all speak TCP */
     unsigned rooms;         /* each with one publisher */
     unsigned subscribers;   /* per room */
     unsigned payload_bytes; /* at least 24 */

@@ -19,10 +19,12 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from bench.build import Programs
+from bench.build import Programs, node_program
 from bench.processes import BenchError, running
 
-_ROOT = Path(__file__).parent.parent
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parent
+_WS = "ws@8.18.3"
 _START_TIMEOUT_S = 15.0
 
 _NATS = """\
@@ -64,6 +66,7 @@ class Server:
     system: str
     dialect: str
     port: int
+    web_port: int  # of WebSocket; 0 where it speaks none
     pid: int
     log: Path
 
@@ -94,8 +97,8 @@ def _wait_until_accepting(process: subprocess.Popen[bytes], port: int) -> None:
     raise BenchError(f"{process.args!r} does not accept connections")
 
 
-def _wait_for_listening_line(process: subprocess.Popen[bytes]) -> int:
-    """The port of the first ``listening tcp HOST:PORT`` on its stdout."""
+def _wait_for_listening_lines(process: subprocess.Popen[bytes], *kinds: str) -> list[int]:
+    """The port of the first ``listening KIND HOST:PORT`` on its stdout, for each kind."""
     assert process.stdout is not None
     deadline = time.monotonic() + _START_TIMEOUT_S
     text = b""
@@ -106,10 +109,14 @@ def _wait_for_listening_line(process: subprocess.Popen[bytes]) -> int:
         if not chunk:
             break
         text += chunk
-        if found := re.search(rb"^listening tcp \S+:(\d+)\n", text, re.MULTILINE):
-            return int(found[1])
+        found = [
+            re.search(rf"^listening {kind} \S+:(\d+)\n".encode(), text, re.M) for kind in kinds
+        ]
+        ports = [int(each[1]) for each in found if each]
+        if len(ports) == len(kinds):
+            return ports
     state = "still runs" if process.poll() is None else f"ended with {process.returncode}"
-    raise BenchError(f"no line 'listening tcp HOST:PORT'; it {state}")
+    raise BenchError(f"no line 'listening {kinds[0]} HOST:PORT'; it {state}")
 
 
 def _nats(setup: Setup, folder: Path, port: int) -> list[str]:
@@ -141,6 +148,18 @@ def _tim(setup: Setup, folder: Path, port: int) -> list[str]:
     return [*setup.tim_command, "--tcp", "127.0.0.1:0", "--no-web"]
 
 
+def _tim_web(setup: Setup, folder: Path, port: int) -> list[str]:
+    return [*setup.tim_command, "--tcp", "127.0.0.1:0", "--web", "127.0.0.1:0"]
+
+
+def _websockets(setup: Setup, folder: Path, port: int) -> list[str]:
+    return [sys.executable, str(_HERE / "relays" / "websockets_relay.py")]
+
+
+def _ws(setup: Setup, folder: Path, port: int) -> list[str]:
+    return ["node", str(node_program(_HERE / "relays" / "ws_relay.mjs", _WS))]
+
+
 @frozen
 class System:
     """One of the systems: how to start it, what it speaks, how it tells its version."""
@@ -149,19 +168,37 @@ class System:
     command: Callable[[Setup, Path, int], list[str]]
     version: tuple[str, ...]
     announces_port: bool = False
+    speaks_websocket: bool = False
 
 
 SYSTEMS = {
     "tim": System("tim", _tim, (sys.executable, "-m", "tim_trio", "version"), announces_port=True),
+    "tim_web": System("tim", _tim_web, (), announces_port=True, speaks_websocket=True),
     "nats": System("nats", _nats, ("nats-server", "--version")),
     "redis": System("redis", _redis, ("redis-server", "--version")),
     "mosquitto": System("mqtt", _mosquitto, ("mosquitto", "-h")),
     "floor": System("raw", _floor, ("cc", "--version"), announces_port=True),
+    "websockets": System(
+        "relay",
+        _websockets,
+        (sys.executable, "-c", "import websockets; print(websockets.__version__)"),
+        announces_port=True,
+        speaks_websocket=True,
+    ),
+    "ws": System(
+        "relay",
+        _ws,
+        ("node", "-p", f"`ws {_WS[3:]}, node ${{process.version}}`"),
+        announces_port=True,
+        speaks_websocket=True,
+    ),
 }
 
 
 def version_of(name: str) -> str:
     """The first line a system says about its version; empty where it cannot."""
+    if not SYSTEMS[name].version:
+        return ""
     try:
         result = subprocess.run(
             SYSTEMS[name].version, capture_output=True, text=True, timeout=20, cwd=_ROOT
@@ -195,9 +232,12 @@ def server(name: str, setup: Setup) -> Iterator[Server]:
                 stderr=log_file,
             ) as process,
         ):
+            web_port = 0
             try:
-                if system.announces_port:
-                    port = _wait_for_listening_line(process)
+                if system.speaks_websocket:
+                    port, web_port = _wait_for_listening_lines(process, "tcp", "web")
+                elif system.announces_port:
+                    (port,) = _wait_for_listening_lines(process, "tcp")
                 else:
                     _wait_until_accepting(process, port)
             except BenchError as error:
@@ -205,4 +245,11 @@ def server(name: str, setup: Setup) -> Iterator[Server]:
                 raise BenchError(
                     f"{name} did not start ({shlex.join(command)}): {error}. {tail}"
                 ) from None
-            yield Server(system=name, dialect=system.dialect, port=port, pid=process.pid, log=log)
+            yield Server(
+                system=name,
+                dialect=system.dialect,
+                port=port,
+                web_port=web_port,
+                pid=process.pid,
+                log=log,
+            )

@@ -42,7 +42,7 @@ class Target:
 
 
 BEST_PEER = "best peer"
-BROKERS = ("nats", "redis", "mosquitto")
+BROKERS = ("nats", "redis", "mosquitto", "websockets", "ws")
 
 
 def at_least(factor: float, against: str) -> Target:
@@ -70,13 +70,25 @@ class Row:
     targets: tuple[Target, ...] = ()
     kind: Kind = Kind.COMPARE
     runs: int = 5
+    idle_kib: int = 10  # of resident memory per subscriber, where idle ones are counted
 
 
 def _same(load: Load, *systems: str) -> tuple[Contender, ...]:
     return tuple(Contender(system, system, load) for system in systems)
 
 
-_ALL = ("tim", *BROKERS, "floor")
+def _over_websocket(load: Load) -> tuple[Contender, ...]:
+    """Subscribers over WebSocket, and beside them ours over TCP."""
+    over_websocket = evolve(load, websocket=True)
+    return (
+        Contender("tim", "tim_web", over_websocket),
+        Contender("tim, TCP", "tim", load),
+        Contender("websockets", "websockets", over_websocket),
+        Contender("ws", "ws", over_websocket),
+    )
+
+
+_ALL = ("tim", "nats", "redis", "mosquitto", "floor")
 
 R3_LOAD = Load(subscribers=100, payload_bytes=16384, window=4)
 
@@ -207,6 +219,42 @@ ROWS: dict[str, Row] = {
             contenders=(Contender("tim", "tim", _JOIN_LOAD),),
             kind=Kind.JOIN,
             runs=3,
+        ),
+        Row(
+            name="W1",
+            title="100 WebSocket subscribers, 128 B, 2,000 frames in flight",
+            contenders=_over_websocket(Load(subscribers=100, window=2000)),
+            targets=(at_least(4.0, BEST_PEER),),
+        ),
+        Row(
+            name="W2",
+            title="100 WebSocket subscribers, 128 B, 1 frame in flight",
+            contenders=_over_websocket(Load(subscribers=100, window=1)),
+            targets=(at_least(1.1, BEST_PEER),),
+        ),
+        Row(
+            name="W3",
+            title="100 WebSocket subscribers, 16 KiB, 4 frames in flight",
+            contenders=_over_websocket(R3_LOAD),
+            targets=(at_least(1.5, BEST_PEER),),
+        ),
+        Row(
+            name="W4",
+            title="100 WebSocket subscribers, 16 KiB, 1 frame in flight",
+            contenders=_over_websocket(evolve(R3_LOAD, window=1)),
+            targets=(at_least(1.5, BEST_PEER),),
+        ),
+        Row(
+            name="W5",
+            title="8,000 idle WebSocket subscribers",
+            contenders=tuple(
+                each
+                for each in _over_websocket(Load(subscribers=8000, seconds=3.0, warmup_s=1.0))
+                if each.name != "tim, TCP"
+            ),
+            kind=Kind.IDLE,
+            runs=3,
+            idle_kib=28,
         ),
     )
 }

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "traffic.h"
+#include "websocket.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -78,6 +79,13 @@ static void watch(const struct traffic *traffic, int operation, struct conn *con
 /* Control bytes: so few that a socket which is read at all takes them at once. */
 static void send_small(const struct conn *conn, const uint8_t *bytes, size_t size)
 {
+    uint8_t message[WS_HEAD_MAX + HELLO_MAX];
+    if (conn->shaken) {
+        size_t head = ws_head(message, WS_BINARY, size);
+        memcpy(message + head, bytes, size);
+        bytes = message;
+        size += head;
+    }
     if (send(conn->fd, bytes, size, MSG_NOSIGNAL) != (ssize_t)size)
         fail("%s %u: cannot send a control message: %s", role_name(conn), conn->id,
              strerror(errno));
@@ -89,7 +97,8 @@ void traffic_start_conn(struct traffic *traffic, struct conn *conn)
 {
     struct sockaddr_in address = {
         .sin_family = AF_INET,
-        .sin_port = htons((uint16_t)traffic->options.port),
+        .sin_port = htons((uint16_t)(conn->is_websocket ? traffic->options.web_port
+                                                        : traffic->options.port)),
         .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
     };
     int on = 1;
@@ -105,6 +114,14 @@ void traffic_start_conn(struct traffic *traffic, struct conn *conn)
     watch(traffic, EPOLL_CTL_ADD, conn, EPOLLOUT);
 }
 
+static void send_hello(struct traffic *traffic, struct conn *conn)
+{
+    uint8_t hello[HELLO_MAX];
+    send_small(conn, hello,
+               traffic->dialect->hello(hello, &conn->room->stream, conn->role == PUBLISHER,
+                                       conn->id));
+}
+
 static void on_connected(struct traffic *traffic, struct conn *conn)
 {
     int error = 0;
@@ -112,12 +129,14 @@ static void on_connected(struct traffic *traffic, struct conn *conn)
     getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error)
         fail("connect: %s", strerror(error));
-    uint8_t hello[HELLO_MAX];
     conn->connected = true;
     conn->granted = conn->room->stream.subscriber_credit;
-    send_small(conn, hello,
-               traffic->dialect->hello(hello, &conn->room->stream, conn->role == PUBLISHER,
-                                       conn->id));
+    if (conn->is_websocket) {
+        uint8_t request[WS_REQUEST_MAX];
+        send_small(conn, request, ws_request(request, traffic->options.web_port));
+    } else {
+        send_hello(traffic, conn);
+    }
     watch(traffic, EPOLL_CTL_MOD, conn, EPOLLIN);
 }
 
@@ -149,11 +168,13 @@ static void open_all(struct traffic *traffic, struct conn *conns, unsigned count
     }
 }
 
-static struct conn *make_conns(unsigned count, enum role role, struct room *room, unsigned *id)
+static struct conn *make_conns(unsigned count, enum role role, struct room *room, unsigned *id,
+                               bool websocket)
 {
     struct conn *conns = calloc(count ? count : 1, sizeof *conns);
     for (unsigned i = 0; i < count; i++)
-        conns[i] = (struct conn){.fd = -1, .role = role, .room = room, .id = (*id)++};
+        conns[i] = (struct conn){.fd = -1, .role = role, .room = room, .id = (*id)++,
+                                 .is_websocket = websocket && role != PUBLISHER};
     return conns;
 }
 
@@ -175,6 +196,7 @@ void traffic_open(struct traffic *traffic)
 {
     const struct options *options = &traffic->options;
     unsigned id = 0, total = options->rooms * options->subscribers;
+    bool websocket = options->web_port != 0;
     uint32_t noise = 0x2545f491;
     pattern = malloc(options->payload_bytes + PATTERN_SHIFT + 1);
     for (size_t i = 0; i < options->payload_bytes + PATTERN_SHIFT + 1; i++) {
@@ -187,8 +209,8 @@ void traffic_open(struct traffic *traffic)
     traffic->ring_mask = ring - 1;
 
     traffic->rooms = calloc(options->rooms, sizeof *traffic->rooms);
-    struct conn *publishers = make_conns(options->rooms, PUBLISHER, NULL, &id);
-    struct conn *subscribers = make_conns(total, SUBSCRIBER, NULL, &id);
+    struct conn *publishers = make_conns(options->rooms, PUBLISHER, NULL, &id, websocket);
+    struct conn *subscribers = make_conns(total, SUBSCRIBER, NULL, &id, websocket);
     for (unsigned i = 0; i < options->rooms; i++) {
         struct room *room = &traffic->rooms[i];
         room->stream = (struct stream){
@@ -205,8 +227,8 @@ void traffic_open(struct traffic *traffic)
         for (unsigned k = 0; k < options->subscribers; k++)
             room->subscribers[k].room = room;
     }
-    traffic->stalled = make_conns(options->stalled, STALLED, &traffic->rooms[0], &id);
-    traffic->joiners = make_conns(options->joiners, JOINER, &traffic->rooms[0], &id);
+    traffic->stalled = make_conns(options->stalled, STALLED, &traffic->rooms[0], &id, websocket);
+    traffic->joiners = make_conns(options->joiners, JOINER, &traffic->rooms[0], &id, websocket);
 
     open_all(traffic, publishers, options->rooms);
     open_all(traffic, subscribers, total);
@@ -384,6 +406,64 @@ static void keep_partial(struct conn *conn, const uint8_t *bytes, size_t size)
     conn->partial_bytes = size;
 }
 
+/* Both take what is whole and return how many bytes that was. */
+static size_t take_frames(struct traffic *traffic, struct conn *conn, const uint8_t *bytes,
+                          size_t size, uint64_t now)
+{
+    struct item item = {0};
+    size_t at = 0;
+    while (at < size) {
+        traffic->dialect->decode(bytes + at, size - at, conn->ready, &conn->room->stream, &item);
+        if (item.kind == ITEM_MORE)
+            break;
+        on_item(traffic, conn, bytes + at, &item, now);
+        at += item.bytes;
+    }
+    return at;
+}
+
+/* Frames are taken as they come, also those of a message that is not whole yet. */
+static size_t take_messages(struct traffic *traffic, struct conn *conn, const uint8_t *bytes,
+                            size_t size, uint64_t now)
+{
+    size_t at = 0;
+    if (!conn->shaken) {
+        at = ws_response(bytes, size);
+        if (!at)
+            return 0;
+        if (at > size)
+            fail("%s %u: the handshake was refused", role_name(conn), conn->id);
+        conn->shaken = true;
+        send_hello(traffic, conn);
+    }
+    while (at < size) {
+        if (!conn->message_left) {
+            uint8_t opcode;
+            size_t head = ws_parse(bytes + at, size - at, &opcode, &conn->message_left);
+            if (!head)
+                break;
+            if (opcode == WS_CLOSE && conn->role == STALLED) {
+                conn->message_left = 0;
+                return size;
+            }
+            if (opcode != WS_BINARY || !conn->message_left)
+                fail("%s %u: a WebSocket frame of kind %u", role_name(conn), conn->id, opcode);
+            at += head;
+        }
+        size_t here = size - at < conn->message_left ? size - at : conn->message_left;
+        size_t taken = take_frames(traffic, conn, bytes + at, here, now);
+        at += taken;
+        conn->message_left -= taken;
+        if (taken < here) {
+            if (here - taken == conn->message_left)
+                fail("%s %u: a message that does not hold whole frames", role_name(conn),
+                     conn->id);
+            break;
+        }
+    }
+    return at;
+}
+
 /* Read once. False at the end of the connection. */
 static bool read_conn(struct traffic *traffic, struct conn *conn)
 {
@@ -399,16 +479,9 @@ static bool read_conn(struct traffic *traffic, struct conn *conn)
     }
     uint64_t now = now_ns();
     conn->bytes += (uint64_t)got;
-    size_t size = held + (size_t)got, at = 0;
-    struct item item = {0};
-    while (at < size) {
-        traffic->dialect->decode(incoming + at, size - at, conn->ready, &conn->room->stream,
-                                 &item);
-        if (item.kind == ITEM_MORE)
-            break;
-        on_item(traffic, conn, incoming + at, &item, now);
-        at += item.bytes;
-    }
+    size_t size = held + (size_t)got;
+    size_t at = conn->is_websocket ? take_messages(traffic, conn, incoming, size, now)
+                                   : take_frames(traffic, conn, incoming, size, now);
     if (size - at > FRAME_MAX)
         fail("%s %u: a frame of more than %d bytes", role_name(conn), conn->id, FRAME_MAX);
     keep_partial(conn, incoming + at, size - at);

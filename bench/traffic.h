@@ -14,6 +14,8 @@ struct conn {
     unsigned id;
     struct room *room;
     bool connected, ready, init_seen, joined, parked;
+    bool is_websocket, shaken; /* shaken: the server has accepted the handshake */
+    uint64_t message_left;     /* WebSocket: bytes of the message that has begun */
     uint64_t next; /* the frame it expects */
     uint8_t *partial;
     size_t partial_bytes, partial_size;
