@@ -1,6 +1,7 @@
 """Bytes in; runs, control frames or a protocol error out."""
 
 import itertools
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from tests.protocol.builders import (
     stream_bytes,
 )
 from tim_trio.errors import Code, RemoteProtocolError
+from tim_trio.protocol import decoder as decoder_module
 from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.runs import Run
 
@@ -373,6 +375,20 @@ def test_well_formed_frames_all_come_out(data: bytes) -> None:
     assert b"".join(item.data for item in items if isinstance(item, Run)) == stream_data
 
 
+def test_a_large_frame_in_pieces_is_a_run_by_itself() -> None:
+    large = decoder_module.LARGE_FRAME_BYTES
+    frames = [stream_bytes(seq, payload=bytes(large)) for seq in range(3)]
+    data = b"".join(frames)
+    decoder = Decoder(max_frame_bytes=2 * large, max_init_bytes=MAX_INIT_BYTES)
+    assert decoder.feed(data[:100]) == []
+    items = decoder.feed(data[100:-1])
+    assert [item.data for item in items if isinstance(item, Run)] == frames[:2]
+    assert decoder.buffered_bytes == len(frames[2]) - 1
+    (last,) = decoder.feed(data[-1:])
+    assert isinstance(last, Run) and last.data == frames[2]
+    assert decoder.buffered_bytes == 0
+
+
 @given(byte_streams)
 def test_runs_are_as_long_as_they_can_be(data: bytes) -> None:
     items = make_decoder().feed(data)
@@ -389,12 +405,16 @@ def test_runs_are_as_long_as_they_can_be(data: bytes) -> None:
             assert not goes_on or item.data[7] != following.data[7]
 
 
-@given(cut_up(byte_streams | damaged_streams() | st.binary(max_size=200)))
-def test_any_split_is_no_split(pieces: list[bytes]) -> None:
+@given(
+    cut_up(byte_streams | damaged_streams() | st.binary(max_size=200)),
+    st.sampled_from([9, 60, decoder_module.LARGE_FRAME_BYTES]),
+)
+def test_any_split_is_no_split(pieces: list[bytes], large: int) -> None:
     data = b"".join(pieces)
     expected = split(data, max_frame_bytes=MAX_FRAME_BYTES, max_init_bytes=MAX_INIT_BYTES)
     decoder = make_decoder()
-    items, code = feed_pieces(decoder, pieces)
+    with mock.patch.object(decoder_module, "LARGE_FRAME_BYTES", large):
+        items, code = feed_pieces(decoder, pieces)
     assert (frames_of(items), code) == (expected.frames, expected.code)
     if code is None:
         assert decoder.buffered_bytes == expected.rest

@@ -44,6 +44,9 @@ _END: Final = int(Flag.END)
 #: Chunks of a half frame that are joined into one, so that a peer who sends it
 #: byte by byte does not cost forty bytes of overhead for each.
 _LOOSE_CHUNKS: Final = 256
+#: From here on a frame that came in pieces is put together by itself. Above what
+#: is waited for while the prelude is not whole.
+LARGE_FRAME_BYTES: Final = 16 * 1024
 _SMALLEST_STREAM: Final = STREAM_HEADER_BYTES - LENGTH_BYTES
 _SMALLEST_CONTROL: Final = CONTROL_HEADER_BYTES - LENGTH_BYTES
 
@@ -72,7 +75,7 @@ class Decoder:
         self.max_init_bytes = max_init_bytes
         # An incomplete frame waits as the chunks it came in, joined only once
         # it is whole: joining at every read would be quadratic.
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
         self._loose = 0
         self._buffered = 0
         self._needed = 0
@@ -104,57 +107,77 @@ class Decoder:
 
         For a server, which carries out what stood before the bad frame.
         """
-        if self._chunks:
-            self._chunks.append(data)
-            self._buffered += len(data)
-            if self._buffered < self._needed:
-                self._loose += 1
-                if self._loose == _LOOSE_CHUNKS:
-                    self._chunks[-_LOOSE_CHUNKS:] = [b"".join(self._chunks[-_LOOSE_CHUNKS:])]
-                    self._loose = 0
-                return None
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-            self._loose = 0
-            self._buffered = 0
-        position = 0
-        end = len(data)
         try:
-            while end - position >= PRELUDE_BYTES:
-                length, kind, flags, _, ext_words = PRELUDE.unpack_from(data, position)
-                if length + LENGTH_BYTES > self.max_frame_bytes:
-                    raise RemoteProtocolError(
-                        f"a frame of {length + LENGTH_BYTES} bytes, {self.max_frame_bytes} allowed",
-                        Code.FRAME_TOO_LARGE,
-                    )
-                smallest = _SMALLEST_STREAM if kind == STREAM else _SMALLEST_CONTROL
-                if length < smallest + ext_words * EXT_WORD_BYTES:
-                    raise RemoteProtocolError(f"a frame of length {length} is too short")
-                after = position + LENGTH_BYTES + length
-                if after > end:
-                    if kind == STREAM:
-                        self._check_pinned(flags, length)
-                    self._needed = after - position
-                    break
-                if kind == STREAM:
-                    run = self._read_run(data, position)
-                    position += len(run.data)
-                    items.append(run)
-                else:
-                    request_id = CONTROL_HEADER.unpack_from(data, position)[5]
-                    start = position + CONTROL_HEADER_BYTES + ext_words * EXT_WORD_BYTES
-                    items.append(ControlFrame(kind, request_id, data[start:after]))
-                    position = after
+            if not self._chunks:
+                self._cut(data, 0, items)
+            elif self._buffered + len(data) < self._needed:
+                self._keep(data)
+            elif self._needed < LARGE_FRAME_BYTES:
+                self._chunks.append(data)
+                self._cut(self._take(), 0, items)
             else:
-                self._needed = PRELUDE_BYTES
+                # By itself, not joined with all that was read behind it: so its
+                # bytes are copied once. A run the more is little beside them.
+                missing = self._needed - self._buffered
+                self._chunks.append(memoryview(data)[:missing])
+                self._cut(self._take(), 0, items)
+                self._cut(data, missing, items)
         except RemoteProtocolError as error:
             # Its traceback leads to our caller's frame, which has it as a
             # variable: a cycle that would keep the whole connection.
             return error.with_traceback(None)
+        return None
+
+    def _keep(self, data: bytes) -> None:
+        """Add to the half frame that waits."""
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._loose += 1
+        if self._loose == _LOOSE_CHUNKS:
+            self._chunks[-_LOOSE_CHUNKS:] = [b"".join(self._chunks[-_LOOSE_CHUNKS:])]
+            self._loose = 0
+
+    def _take(self) -> bytes:
+        """Return what waits, which is whole now."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self._loose = 0
+        self._buffered = 0
+        return data
+
+    def _cut(self, data: bytes, position: int, items: list[Run | ControlFrame]) -> None:
+        """Cut ``data`` from ``position`` on into frames, and keep the half one at its end."""
+        end = len(data)
+        while end - position >= PRELUDE_BYTES:
+            length, kind, flags, _, ext_words = PRELUDE.unpack_from(data, position)
+            if length + LENGTH_BYTES > self.max_frame_bytes:
+                raise RemoteProtocolError(
+                    f"a frame of {length + LENGTH_BYTES} bytes, {self.max_frame_bytes} allowed",
+                    Code.FRAME_TOO_LARGE,
+                )
+            smallest = _SMALLEST_STREAM if kind == STREAM else _SMALLEST_CONTROL
+            if length < smallest + ext_words * EXT_WORD_BYTES:
+                raise RemoteProtocolError(f"a frame of length {length} is too short")
+            after = position + LENGTH_BYTES + length
+            if after > end:
+                if kind == STREAM:
+                    self._check_pinned(flags, length)
+                self._needed = after - position
+                break
+            if kind == STREAM:
+                run = self._read_run(data, position)
+                position += len(run.data)
+                items.append(run)
+            else:
+                request_id = CONTROL_HEADER.unpack_from(data, position)[5]
+                start = position + CONTROL_HEADER_BYTES + ext_words * EXT_WORD_BYTES
+                items.append(ControlFrame(kind, request_id, data[start:after]))
+                position = after
+        else:
+            self._needed = PRELUDE_BYTES
         if position < end:
             self._chunks.append(data[position:])
             self._buffered = end - position
-        return None
 
     def _check_pinned(self, flags: int, length: int) -> None:
         if flags & (_INIT | _END) and length + LENGTH_BYTES > self.max_init_bytes:
