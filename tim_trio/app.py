@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
 from tim_trio.accounts.configured import Accounts, open_accounts
@@ -40,7 +41,7 @@ class Expelled(TimError):
     """The cluster went on without this node."""
 
 
-def run_server(config: ServerConfig) -> int:
+def run_server(config: ServerConfig, *, is_worker: bool = False) -> int:
     """Run a server until SIGTERM or SIGINT; return the process's exit code.
 
     Prints ``listening KIND HOST:PORT`` (tcp, tls, web, web-tls) per listener
@@ -51,7 +52,7 @@ def run_server(config: ServerConfig) -> int:
     raise_open_files_limit()
     tame_garbage_collector()
     try:
-        trio.run(_main, config)
+        trio.run(_main, config, is_worker)
     except TimError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -78,15 +79,15 @@ def tame_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 1_000)
 
 
-async def _main(config: ServerConfig) -> None:
+async def _main(config: ServerConfig, is_worker: bool) -> None:
     async with open_accounts(config) as accounts:
-        if await _serve(config, accounts):
+        if await _serve(config, accounts, is_worker):
             raise Expelled(
                 "the cluster went on without this node, whose clients have left: start it anew"
             )
 
 
-async def _serve(config: ServerConfig, accounts: Accounts) -> bool:
+async def _serve(config: ServerConfig, accounts: Accounts, is_worker: bool) -> bool:
     """Serve until a signal; True when it ended because the cluster expelled this node."""
     server = Server(
         config.limits,
@@ -99,16 +100,22 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> bool:
         else None,
     )
     # Opened before any nursery, so that a ListenError arrives bare.
-    listeners = _open_listeners(config.tcp, "--tcp")
-    tls_listeners = _open_listeners(config.tls, "--tls")
-    web_listeners = _open_listeners(config.web, "--web")
-    web_tls_listeners = _open_listeners(config.web_tls, "--web-tls")
+    listeners = _open_listeners(config.tcp, "--tcp", is_worker)
+    if is_worker:
+        # Behind the shared port nobody knows which worker will answer: other
+        # nodes get a port of this one's own.
+        host = Address.parse(config.advertise).host if config.advertise else "127.0.0.1"
+        listeners += open_listeners(host, 0, option="--advertise")
+        config = attrs.evolve(config, advertise=describe(listeners[-1]))
+    tls_listeners = _open_listeners(config.tls, "--tls", is_worker)
+    web_listeners = _open_listeners(config.web, "--web", is_worker)
+    web_tls_listeners = _open_listeners(config.web_tls, "--web-tls", is_worker)
     web = _web_port(config, server)
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGUSR1) as questions,
     ):
-        async with _cluster(config, server, listeners) as node:
+        async with _cluster(config, server, listeners, is_worker) as node:
             async with trio.open_nursery() as nursery:
                 await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
                 await nursery.start(
@@ -131,7 +138,7 @@ async def _serve(config: ServerConfig, accounts: Accounts) -> bool:
 
 @contextlib.asynccontextmanager
 async def _cluster(
-    config: ServerConfig, server: Server, listeners: list[socket.socket]
+    config: ServerConfig, server: Server, listeners: list[socket.socket], is_worker: bool
 ) -> AsyncIterator[Node | None]:
     """Make the server a node of its cluster, if it belongs to one."""
     if not config.cluster:
@@ -143,7 +150,8 @@ async def _cluster(
 
     settings = cluster_settings(config, [describe(listener) for listener in listeners])
     async with open_cluster(server, settings) as node:
-        server.refuge = node.refuge
+        if not is_worker:  # whoever comes again to the shared port finds another worker
+            server.refuge = node.refuge
         yield node
 
 
@@ -153,11 +161,13 @@ async def _stop_when_expelled(server: Server, node: Node, everything: trio.Cance
     everything.cancel()
 
 
-def _open_listeners(addresses: Iterable[Address], option: str) -> list[socket.socket]:
+def _open_listeners(
+    addresses: Iterable[Address], option: str, is_shared: bool
+) -> list[socket.socket]:
     return [
         sock
         for address in addresses
-        for sock in open_listeners(address.host, address.port, option=option)
+        for sock in open_listeners(address.host, address.port, option=option, is_shared=is_shared)
     ]
 
 

@@ -33,6 +33,7 @@ CONFIG_VARIABLE = "TIM_TRIO_CONFIG"
 _OTHER_VARIABLES = frozenset(
     {
         CONFIG_VARIABLE,
+        "TIM_TRIO_WORKER",
         *("TIM_TRIO_SERVER", "TIM_TRIO_ACCOUNT", "TIM_TRIO_TLS_CA"),
         # Secrets: never anywhere but here and in files.
         *("TIM_TRIO_PASSWORD", "TIM_TRIO_TOKEN", "TIM_TRIO_INVITATION"),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
 
 from tests.cluster.etcd_process import EtcdMember
 from tests.cluster.nodes import Cloud, cloud, eventually
-from tim_trio.errors import CreatorAbsent
+from tim_trio.cluster.dialing import DialFailed
+from tim_trio.core.outbox import Outbox
+from tim_trio.errors import Code, CreatorAbsent, room_error
 from tim_trio.limits import KIB, Limits
 from tim_trio.net.client import Client
 from tim_trio.protocol import messages
@@ -190,3 +193,72 @@ async def test_a_node_that_leaves_hands_over(three: Cloud) -> None:
                     if isinstance(item, StreamFrame):
                         seen.append(item.seq)
             assert seen == list(range(sent))
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, nodes: Cloud, one: str, other: str) -> None:
+    """Let two nodes not link to each other any more; both reach all others."""
+    for name, peer in ((one, other), (other, one)):
+        cluster = nodes[name].cluster
+        dial, admit = cluster._dial_once, cluster.open
+
+        async def dial_once(to: str, *, dial: Any = dial, peer: str = peer) -> None:
+            if to == peer:
+                raise DialFailed("cut")
+            await dial(to)
+
+        def open_link(
+            node: str,
+            request: messages.Link,
+            outbox: Outbox,
+            *,
+            admit: Any = admit,
+            peer: str = peer,
+        ) -> Any:
+            if node == peer:
+                raise room_error(Code.UNAVAILABLE)
+            return admit(node, request, outbox)
+
+        monkeypatch.setattr(cluster, "_dial_once", dial_once)
+        monkeypatch.setattr(cluster, "open", open_link)
+    link = nodes[one].cluster.links.get(other)
+    if link is not None:
+        link.outbox.abort(None)
+
+
+async def test_frames_go_round_a_cut_between_a_node_and_the_relay(
+    three: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        clients = await clients_of(stack, three)
+        while True:
+            room = await clients["b"].register_room()
+            if three.relay_of(room).name == "a":
+                break
+        source = await stack.enter_async_context(clients["b"].publish(room))
+        streams = {
+            name: await stack.enter_async_context(client.subscribe(room))
+            for name, client in clients.items()
+        }
+        sent = 0
+
+        async def push(count: int) -> None:
+            nonlocal sent
+            for _ in range(count):
+                await source.send(b"x", key=sent % 10 == 0)
+                sent += 1
+                await trio.sleep(0.005)
+
+        await push(30)
+        cut(monkeypatch, three, "a", "b")
+        await push(60)
+        await eventually(
+            lambda: three["b"].room(room).tree.path == ("b", "c", "a"), "the way round is found"
+        )
+        await push(30)
+        for name, stream in streams.items():
+            seen = []
+            with trio.move_on_after(1):
+                async for item in stream:
+                    if isinstance(item, StreamFrame):
+                        seen.append(item.seq)
+            assert seen == list(range(sent)), name

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tim_trio._version import __version__
+
+if TYPE_CHECKING:
+    from tim_trio.config import ServerConfig
 
 
 @click.command()
@@ -56,6 +60,13 @@ from tim_trio._version import __version__
 )
 @click.option("--name", "node_name", metavar="NAME", help="This node, unique in its cluster.")
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    metavar="N",
+    help="Run N processes behind the same ports, as nodes NAME-1 to NAME-N; needs --cluster.",
+)
+@click.option(
     "--config",
     "file",
     type=click.Path(path_type=Path),
@@ -81,6 +92,7 @@ def serve(
     cluster_secret_file: str | None,
     advertise: str | None,
     node_name: str | None,
+    workers: int,
     file: Path | None,
     settings: tuple[str, ...],
 ) -> int:
@@ -125,9 +137,30 @@ def serve(
         config = load_config(file=file, env=os.environ, overrides=overrides)
     except ConfigError as error:
         raise click.ClickException(str(error)) from error
+    if workers == 1:
+        from tim_trio.app import run_server
+
+        return run_server(config)
+    return _serve_as_workers(config, workers)
+
+
+def _serve_as_workers(config: ServerConfig, workers: int) -> int:
+    from tim_trio.cli.workers import WORKER_VARIABLE, run_workers
+
+    if not config.cluster:
+        raise click.UsageError("--workers: they share rooms as nodes of a cluster: give --cluster")
+    number = os.environ.get(WORKER_VARIABLE)
+    if number is None:
+        listened = (*config.tcp, *config.tls, *config.web, *config.web_tls)
+        if any(address.port == 0 for address in listened):
+            raise click.UsageError("--workers: they share their ports, so none may be 0")
+        return run_workers(workers)
+    import attrs
+
     from tim_trio.app import run_server
 
-    return run_server(config)
+    config = attrs.evolve(config, node_name=f"{config.node_name}-{number}")
+    return run_server(config, is_worker=True)
 
 
 @click.command()

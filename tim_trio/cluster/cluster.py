@@ -83,6 +83,8 @@ _LONGEST_LOOK_S: Final = 30.0
 #: A room that nobody uses here stays for who comes back.
 _UNUSED_S: Final = 2.0
 _FORGET_S: Final = 30.0
+#: Other tasks get a turn after so much ranking.
+_TURN_S: Final = 0.003
 _LONGEST_REDIAL_S: Final = 5.0
 
 
@@ -111,6 +113,7 @@ class Cluster(RoomHost):
     _connections: dict[Outbox, TcpConnection] = attrs.field(factory=dict)
     # What came for a room while it is looked up, in order.
     _opening: dict[int, list[Callable[[], None]]] = attrs.field(factory=dict)
+    _members_changed: trio.Event = attrs.field(factory=trio.Event)
     _verifier: Verifier = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -647,16 +650,30 @@ class Cluster(RoomHost):
     # By themselves
 
     def members_changed(self) -> None:
-        """The membership has another view: rank all rooms here anew."""
+        """The membership has another view: tell who is out, and rank all rooms anew."""
         now = trio.current_time()
         for name, link in list(self.links.items()):
             info = self.membership.nodes.get(name)
             if info is None or info.incarnation != link.incarnation:
                 link.tell(LinkExpelled(incarnation=link.incarnation), now)
-        for room in self.shared_rooms():
-            room.looks = 0
-            room.tree.set_ranking(self.ranking(room.number))
-            self.act(room, now)
+        self._members_changed.set()
+
+    async def follow_members(self) -> None:
+        """Rank the rooms here anew when the members change. Runs until cancelled."""
+        while True:
+            await self._members_changed.wait()
+            self._members_changed = trio.Event()
+            began = trio.current_time()
+            for room in self.shared_rooms():
+                if self.room(room.number) is not room:
+                    continue
+                room.looks = 0
+                room.tree.set_ranking(self.ranking(room.number))
+                self.act(room, trio.current_time())
+                if trio.current_time() - began > _TURN_S:
+                    # Streams go on between two rooms.
+                    await trio.lowlevel.checkpoint()
+                    began = trio.current_time()
 
     async def run(self) -> None:
         """Watch over links and rooms until cancelled."""

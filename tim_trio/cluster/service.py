@@ -129,6 +129,7 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
         server.manager.on_presence = requests.on_presence
         server.gate.links = cluster
         await nursery.start(membership.run)
+        nursery.start_soon(cluster.follow_members)
         nursery.start_soon(cluster.run)
         try:
             yield Node(cluster, server)

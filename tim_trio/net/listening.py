@@ -32,11 +32,15 @@ class ListenError(TimError):
     """An address cannot be listened on; the message says which and why."""
 
 
-def open_listeners(host: str, port: int, *, option: str = "--tcp") -> list[socket.socket]:
+def open_listeners(
+    host: str, port: int, *, option: str = "--tcp", is_shared: bool = False
+) -> list[socket.socket]:
     """Bind and listen on every address that ``host`` names.
 
     Args:
         option: where another port could be given, for the error.
+        is_shared: other processes of this user may listen there too; the
+            system shares new connections out among them.
 
     Raises:
         ListenError: one line that says what is wrong.
@@ -53,6 +57,8 @@ def open_listeners(host: str, port: int, *, option: str = "--tcp") -> list[socke
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(address)
