@@ -19,8 +19,14 @@ from tim_trio.media.codecs import FileKind
 from tim_trio.media.errors import MediaError
 from tim_trio.media.ffmpeg import explain
 
-#: How far FFmpeg reads ahead to find out how a codec reorders, at most.
-_PROBE: Final = {"probesize": str(4 * 1024 * 1024), "analyzeduration": "1000000"}
+#: How far FFmpeg reads ahead to find out how a codec reorders, at most, and how
+#: large a picture may be that it decodes for that: 8K, or what a stranger's header
+#: says would be memory.
+_PROBE: Final = {
+    "probesize": str(4 * 1024 * 1024),
+    "analyzeduration": "1000000",
+    "max_pixels": str(8192 * 8192),
+}
 #: How long a track that has nothing to say may keep the others waiting in memory.
 _INTERLEAVE: Final = {"max_interleave_delta": "2000000"}
 #: No codec reorders by more.
