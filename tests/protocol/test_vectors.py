@@ -21,7 +21,7 @@ from tim_trio.protocol.stream import StreamFrame, encode_stream_frame, iter_stre
 
 Vector = dict[str, Any]
 
-OTHER_FILES = {"invalid", "limits", "room_ids", "account_names", "media"}
+OTHER_FILES = {"invalid", "limits", "room_ids", "account_names", "media", "tim"}
 OTHER_FILES |= {"file_messages", "file_names", "placement"}
 OUR_NAMES = {"from": "start", "room_info": "info"}
 OUR_CLASSES = {"ROOM_INFO": messages.GetRoomInfo}
