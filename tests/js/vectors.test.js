@@ -13,8 +13,8 @@ import { formatRoomId, isRoomId, parseRoomId } from "../../tim_trio/web/static/t
 import { InvalidInit, encodeInit, parseInit } from "../../tim_trio/web/static/media/init.js";
 import { STEMS, VALID, bytesOf, fromHex, load, toHex, valueOf, vectors } from "./vectors.js";
 
-/** How nodes share rooms among themselves; files, which the page does not send. */
-const NOT_FOR_CLIENTS = ["placement", "file_messages", "file_names"];
+/** How nodes share rooms among themselves; files, which the page does not send; TIM's packets. */
+const NOT_FOR_CLIENTS = ["placement", "file_messages", "file_names", "tim"];
 const BY_NAME = new Map([...MESSAGES.values()].map((kind) => [kind.name, kind]));
 
 /** @param {import("./vectors.js").Vector} vector */
