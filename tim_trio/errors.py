@@ -99,23 +99,29 @@ class RemoteProtocolError(ProtocolError):
     """The peer sent something the protocol forbids. Its connection must end.
 
     ``code`` is the CLOSE code that says so; the message is for our log only
-    and never reaches the peer.
+    and never reaches the peer. ``limit`` is the configuration key of the bound
+    that was passed, for our counters.
     """
 
-    def __init__(self, message: str, code: Code = Code.PROTOCOL_ERROR) -> None:
+    def __init__(self, message: str, code: Code = Code.PROTOCOL_ERROR, *, limit: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.limit = limit
 
 
 class RoomError(TimError):
     """A request was refused; the connection goes on.
 
     ``code`` is a :class:`Code` where we know it, else the bare number.
-    ``retry_after_ms`` is the server's advice, 0 for none.
+    ``retry_after_ms`` is the server's advice, 0 for none. ``limit`` is the
+    configuration key of the bound that was reached; it stays in the server.
     """
 
-    def __init__(self, code: int, text: str = "", *, retry_after_ms: int = 0) -> None:
+    def __init__(
+        self, code: int, text: str = "", *, retry_after_ms: int = 0, limit: str = ""
+    ) -> None:
         self.code = code
+        self.limit = limit
         self.text = text or code_label(code).replace("_", " ")
         self.retry_after_ms = retry_after_ms
         super().__init__(self.text)
@@ -169,10 +175,10 @@ _KINDS: dict[int, type[RoomError]] = {
 }
 
 
-def room_error(code: int, text: str = "", *, retry_after_ms: int = 0) -> RoomError:
+def room_error(code: int, text: str = "", *, retry_after_ms: int = 0, limit: str = "") -> RoomError:
     """Return the RoomError of the kind that belongs to ``code``."""
     kind = _KINDS.get(code, RoomError)
-    return kind(code, text, retry_after_ms=retry_after_ms)
+    return kind(code, text, retry_after_ms=retry_after_ms, limit=limit)
 
 
 def code_label(code: int) -> str:

@@ -118,13 +118,24 @@ class Limits:
         20_000, "connections", "in all; also bounded by the process's open files", least=1
     )
     max_connections_per_address: int = _bound(
-        20_000,
+        10_000,
         "connections",
-        "from one address; lower it where clients do not share an address",
+        "from one address (a /64 of IPv6): half of max_connections, so that one address cannot "
+        "keep all others out; lower it where clients do not share an address",
         least=1,
     )
+    connections_per_s_per_address: float = _bound(
+        500.0,
+        "connections per second",
+        "from one address, sustained; as many as max_connections_per_address at once",
+        least=0.1,
+    )
     max_unauthenticated: int = _bound(
-        1_000, "connections", "that have not yet authenticated", least=1
+        1_000,
+        "connections",
+        "that have not yet authenticated; beyond it the oldest of the address that has most of "
+        "them makes room",
+        least=1,
     )
     max_http_connections: int = _bound(
         1_000,
@@ -169,6 +180,21 @@ class Limits:
     command_burst: int = _bound(
         1_000, "requests", "per connection at once, above the sustained rate", least=1
     )
+    commands_per_s_per_address: float = _bound(
+        5_000.0,
+        "requests per second",
+        "of all connections from one address; beyond it they are slowed down, and nothing else: "
+        "many may share it",
+        least=1.0,
+    )
+    max_slowed_s: float = _bound(
+        10.0,
+        "seconds",
+        "that a connection over a rate is slowed down within a minute; beyond it requests are "
+        "refused, and the publisher of a live stream is warned, after as long again closed",
+        least=0.0,
+        most=60.0,
+    )
     max_refused_commands: int = _bound(
         1_000,
         "requests",
@@ -177,6 +203,40 @@ class Limits:
     )
     ask_interval_s: float = _bound(
         10.0, "seconds", "between two asks to push of one account in one room", least=0.0
+    )
+    asks_per_minute_per_room: float = _bound(
+        60.0,
+        "asks per minute",
+        "to push in one room, of all accounts: its creator is to see them all",
+        least=1.0,
+    )
+
+    # Bytes
+    stream_bytes_per_s: float = _bound(
+        1024.0 * MIB,
+        "bytes per second",
+        "of stream frames from one connection, over a second; more than one process relays, so "
+        "lower it where strangers publish: 12_500_000 are 100 Mbit/s",
+        least=1024.0,
+    )
+    stream_bytes_per_s_per_account: float = _bound(
+        1024.0 * MIB,
+        "bytes per second",
+        "the same, of all connections of one account",
+        least=1024.0,
+    )
+    account_stream_bytes_per_s: float = _bound(
+        8.0 * MIB,
+        "bytes per second",
+        "of messages to accounts from one connection, each receiver counted; they are for "
+        "signalling",
+        least=1024.0,
+    )
+    account_stream_bytes_per_s_per_account: float = _bound(
+        16.0 * MIB,
+        "bytes per second",
+        "the same, of all connections of one account",
+        least=1024.0,
     )
 
     # Accounts

@@ -17,7 +17,6 @@ from tests.core.builders import (
     make_manager,
     of_kind,
 )
-from tim_trio.core import manager as manager_module
 from tim_trio.core.directory import MemoryDirectory, RoomRecord
 from tim_trio.core.manager import RoomManager, draw_room_id
 from tim_trio.core.room import Room
@@ -634,26 +633,6 @@ async def test_who_was_granted_and_revoked_may_ask_anew(node: Node) -> None:
     await node.grant(room, "bob")
     await node.manager.revoke(node.alice.member, room.number, "bob", 1.0)
     assert node.manager.ask_to_push(bob.member, room.number, "", 1.0) == 1
-
-
-async def test_only_so_many_askers_are_remembered(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(manager_module, "_ASKERS_KEPT", 2)
-    room = await node.room()
-    peers = [node.peer(name) for name in ("bob", "carol", "dave")]
-
-    def ask(peer: Peer, now: float) -> Awaitable[object]:
-        return later(lambda: node.manager.ask_to_push(peer.member, room.number, "", now))
-
-    await ask(peers[0], 0.0)
-    await ask(peers[1], 5.0)
-    assert await refusal(ask(peers[2], 9.0)) is Code.RATE_LIMITED
-    # The oldest asks again and is the newest now.
-    await ask(peers[0], 10.0)
-    assert await refusal(ask(peers[2], 14.0)) is Code.RATE_LIMITED
-    await ask(peers[2], 15.0)
-    assert list(room.asked) == ["bob", "dave"]
 
 
 # Leaving

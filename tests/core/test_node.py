@@ -25,6 +25,10 @@ def test_figures_are_the_numbers_by_name() -> None:
     node.count_close(None)
     figures = node.figures()
     assert figures["backlog_bytes"] == 3
-    assert set(figures) == {
-        name for name in Node.__annotations__ if name not in ("limits", "closes")
-    }
+    node.count_limit("max_rooms")
+    node.count_limit("max_rooms")
+    figures = node.figures()
+    assert figures["closed_lost"] == 1
+    assert figures["limited_max_rooms"] == 2
+    numbers = {name for name in Node.__annotations__ if name not in ("limits", "closes", "limited")}
+    assert set(figures) == numbers | {"closed_lost", "limited_max_rooms"}

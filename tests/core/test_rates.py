@@ -1,9 +1,12 @@
 """The token bucket, on a clock of the test's own."""
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tim_trio.core.rates import TokenBucket
+from tim_trio.core.rates import Allowance, Recent, TokenBucket
 
 
 def taken(bucket: TokenBucket, now: float, tries: int) -> int:
@@ -55,3 +58,62 @@ def test_looking_takes_nothing() -> None:
     assert bucket.take(0.0)
     assert not bucket.has_one(0.5)
     assert bucket.has_one(1.0)
+
+
+# What may be overdrawn
+
+
+def test_overdrawing_has_to_be_waited_for() -> None:
+    allowance = Allowance(rate=10, burst=20)
+    assert allowance.charge(20, 0.0) == 0.0
+    assert allowance.charge(5, 0.0) == 0.5
+    assert allowance.charge(5, 0.0) == 1.0
+    assert allowance.charge(0, 0.5) == 0.5
+    assert allowance.charge(0, 1.0) == 0.0
+    assert allowance.charge(20, 1e6) == 0.0
+    assert allowance.charge(1, 1e6) == pytest.approx(0.1)
+
+
+def test_what_was_not_done_is_given_back() -> None:
+    allowance = Allowance(rate=1, burst=1)
+    assert allowance.charge(3, 0.0) == 2.0
+    allowance.refund(2)
+    assert allowance.charge(0, 0.0) == 0.0
+
+
+def test_without_a_rate_the_wait_has_no_end() -> None:
+    allowance = Allowance(rate=0, burst=0)
+    assert allowance.charge(0, 0.0) == 0.0
+    assert allowance.charge(1, 0.0) == math.inf
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from([0.0, 0.1, 2.0])), max_size=40))
+def test_who_waits_as_told_keeps_to_the_rate(steps: list[tuple[int, float]]) -> None:
+    allowance = Allowance(rate=8, burst=16)
+    now = 0.0
+    used = 0
+    for amount, rest in steps:
+        now += allowance.charge(amount, now) + rest
+        used += amount
+        assert used <= 16 + 8 * now + 1e-6
+
+
+# By key
+
+
+def test_the_least_recently_used_key_is_forgotten() -> None:
+    made: list[list[int]] = []
+
+    def make() -> list[int]:
+        made.append([len(made)])
+        return made[-1]
+
+    recent = Recent(make, 2)
+    first = recent.of("a")
+    second = recent.of("b")
+    assert recent.of("a") is first
+    recent.of("c")
+    assert recent.find("b") is None
+    assert recent.find("a") is first
+    assert len(recent) == 2
+    assert recent.of("b") is not second

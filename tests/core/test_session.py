@@ -737,7 +737,9 @@ async def test_what_is_in_flight_when_a_source_ends_is_discarded_quietly(
 
 
 async def test_requests_over_the_rate_are_refused_and_then_are_a_flood() -> None:
-    manager = make_manager(commands_per_s=2.0, command_burst=5, max_refused_commands=3)
+    manager = make_manager(
+        commands_per_s=2.0, command_burst=5, max_slowed_s=0.0, max_refused_commands=3
+    )
     alice = await Caller(manager).enter()
     for _ in range(4):
         await alice.get(Pong, Ping(stamp=0))
@@ -749,11 +751,14 @@ async def test_requests_over_the_rate_are_refused_and_then_are_a_flood() -> None
     assert manager.rooms == {}
     with closes_with(Code.FLOODING):
         await alice.send(encode(REGISTER, 9), 0.5)
+    assert manager.node.limited == {"commands_per_s": 4}
 
 
 async def test_refusals_are_forgotten_within_a_minute() -> None:
     """Who is a little too quick, for however long, is no flood."""
-    manager = make_manager(commands_per_s=1.0, command_burst=1, max_refused_commands=3)
+    manager = make_manager(
+        commands_per_s=1.0, command_burst=1, max_slowed_s=0.0, max_refused_commands=3
+    )
     alice = await Caller(manager).enter()
     now = 100.0
     for _ in range(20):

@@ -73,6 +73,9 @@ def _limits(choices: int) -> Limits:
         linger_s=5.0 if choices & 16 else 0.0,
         commands_per_s=1.0,
         command_burst=8 if choices & 32 else 1000,
+        # Nothing here may wait.
+        max_slowed_s=0.0,
+        commands_per_s_per_address=1e9,
         max_refused_commands=4,
         max_rooms=3,
         max_rooms_per_account=2,

@@ -129,9 +129,9 @@ class Running:
             await client.greet(account)
         return client
 
-    async def dial_web(self) -> WsClient:
+    async def dial_web(self, *, come_from: str = "127.0.0.1") -> WsClient:
         """Return a connection to the web port over which nothing has been said."""
-        client = await WsClient.connect(self.web_port)
+        client = await WsClient.connect(self.web_port, come_from=come_from)
         self._clients.append(client)
         return client
 

@@ -332,7 +332,7 @@ async def test_a_refused_client_that_has_spoken_reads_why() -> None:
 
 
 async def test_floods_of_requests_are_refused_and_then_closed() -> None:
-    limits = Limits(commands_per_s=1, command_burst=5, max_refused_commands=10)
+    limits = Limits(commands_per_s=1, command_burst=5, max_slowed_s=0, max_refused_commands=10)
     async with running_server(limits) as running:
         client = await running.connect()  # AUTHENTICATE is the first of five
         await client.send(*[messages.Ping(stamp=stamp) for stamp in range(100)])
@@ -350,7 +350,7 @@ async def test_floods_of_requests_are_refused_and_then_closed() -> None:
 
 
 async def test_who_waits_as_told_is_served_again() -> None:
-    limits = Limits(commands_per_s=20, command_burst=2, max_refused_commands=5)
+    limits = Limits(commands_per_s=20, command_burst=2, max_slowed_s=0, max_refused_commands=5)
     async with running_server(limits) as running:
         client = await running.connect()
         assert await client.is_served()

@@ -168,7 +168,7 @@ async def test_a_crowd_that_never_speaks() -> None:
 
 
 async def test_floods_of_requests_with_bystanders() -> None:
-    limits = Limits(commands_per_s=50, command_burst=50, max_refused_commands=100)
+    limits = Limits(commands_per_s=50, command_burst=50, max_slowed_s=0, max_refused_commands=100)
     async with running_server(limits) as running, bystanders(running):
         flooders = [await running.connect(f"flooder{number}") for number in range(5)]
         listing = messages.ListRooms(scope=messages.ListScope.ALL, after=0, limit=0)

@@ -10,8 +10,9 @@ import trio
 from sqlalchemy.exc import SQLAlchemyError
 
 from tim_trio.accounts.passwords import PasswordHasher, check_strength
-from tim_trio.accounts.rates import MinuteRates, network_of
+from tim_trio.accounts.rates import MinuteRates
 from tim_trio.accounts.store import Account, AccountState, Store, check_active
+from tim_trio.core.addresses import network_of
 from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, RoomError, room_error
 from tim_trio.limits import Limits
@@ -99,8 +100,12 @@ class StoreAuthenticator:
         self._session_lifetime_s = session_lifetime_s
         self._threads = threads or StoreThreads()
         self._hasher = hasher or PasswordHasher(max_waiting=limits.max_waiting_logins)
-        self._of_address = MinuteRates(limits.logins_per_minute_per_address)
-        self._of_account = MinuteRates(limits.logins_per_minute_per_account)
+        self._of_address = MinuteRates(
+            limits.logins_per_minute_per_address, "logins_per_minute_per_address"
+        )
+        self._of_account = MinuteRates(
+            limits.logins_per_minute_per_account, "logins_per_minute_per_account"
+        )
         # Set where this process has itself revoked something.
         self._look_now = trio.Event()
 

@@ -97,7 +97,10 @@ class PasswordHasher:
     async def _run(self, work: Callable[[], T]) -> T:
         if self._held >= self._max_waiting + self._limiter.total_tokens:
             raise room_error(
-                Code.UNAVAILABLE, "too many logins at once", retry_after_ms=_RETRY_AFTER_MS
+                Code.UNAVAILABLE,
+                "too many logins at once",
+                retry_after_ms=_RETRY_AFTER_MS,
+                limit="max_waiting_logins",
             )
         self._held += 1
         try:

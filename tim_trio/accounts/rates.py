@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Final
 
-from tim_trio.core.rates import TokenBucket
+from tim_trio.core.rates import Recent, TokenBucket
 from tim_trio.errors import Code, room_error
 
 _MINUTE_S: Final = 60.0
 _KEYS_KEPT: Final = 10_000
 
 
-def network_of(address: str) -> str:
-    """Return what counts as one address: a whole /64 of IPv6 belongs to one customer."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv4Address):
-        return str(ip)
-    if ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return str(ipaddress.ip_network((ip, 64), strict=False))
-
-
 class MinuteRates:
     """A token bucket per key: so many a minute, and as many at once.
 
     Holds at most 10,000 keys; beyond that the least recently used is forgotten.
+
+    Args:
+        limit: the configuration key of the rate, for our counters.
     """
 
-    def __init__(self, per_minute: float, *, keys_kept: int = _KEYS_KEPT) -> None:
-        self._per_minute = per_minute
-        self._keys_kept = keys_kept
-        self._buckets: dict[str, TokenBucket] = {}
+    def __init__(self, per_minute: float, limit: str, *, keys_kept: int = _KEYS_KEPT) -> None:
+        self._limit = limit
+        self._buckets = Recent(
+            lambda: TokenBucket(per_minute / _MINUTE_S, max(1.0, per_minute)), keys_kept
+        )
 
     def take(self, key: str, now: float) -> None:
         """Count one.
@@ -42,13 +32,13 @@ class MinuteRates:
         Raises:
             RoomError: ``rate_limited``, with the time until the next.
         """
-        bucket = self._bucket(key)
+        bucket = self._buckets.of(key)
         if not bucket.take(now):
             self._refuse(bucket)
 
     def check(self, key: str, now: float) -> None:
         """As `take`, but count nothing."""
-        bucket = self._buckets.get(key)
+        bucket = self._buckets.find(key)
         if bucket is not None and not bucket.has_one(now):
             self._refuse(bucket)
 
@@ -57,14 +47,5 @@ class MinuteRates:
             Code.RATE_LIMITED,
             "too many logins a minute",
             retry_after_ms=int(bucket.wait_s() * 1000) + 1,
+            limit=self._limit,
         )
-
-    def _bucket(self, key: str) -> TokenBucket:
-        bucket = self._buckets.pop(key, None)
-        if bucket is None:
-            if len(self._buckets) >= self._keys_kept:
-                del self._buckets[next(iter(self._buckets))]
-            bucket = TokenBucket(self._per_minute / _MINUTE_S, max(1.0, self._per_minute))
-        # To the end: the dictionary is in order of use.
-        self._buckets[key] = bucket
-        return bucket

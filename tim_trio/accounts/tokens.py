@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from tim_trio.accounts.rates import MinuteRates, network_of
+from tim_trio.accounts.rates import MinuteRates
+from tim_trio.core.addresses import network_of
 from tim_trio.core.bans import Bans
 from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, TimError, room_error
@@ -266,7 +267,9 @@ class TokenAuthenticator:
         self._key_file = key_file
         self._audience = audience
         self._bans = Bans()
-        self._failures = MinuteRates(limits.logins_per_minute_per_address)
+        self._failures = MinuteRates(
+            limits.logins_per_minute_per_address, "logins_per_minute_per_address"
+        )
 
     async def authenticate(
         self, request: Authenticate, *, address: str, is_loopback: bool

@@ -246,16 +246,18 @@ class Requests:
         self, member: Member, room: SharedRoom, request: AskToPush, now: float
     ) -> AskToPushAnswer:
         """As `RoomManager.ask_to_push`, for a creator who may be anywhere."""
+        here = 0
         try:
-            told = self.manager.ask_to_push(member, room.number, request.message, now)
+            here = self.manager.ask_to_push(member, room.number, request.message, now)
         except CreatorAbsent:
-            told = 0
+            pass
         event = PushAsked(room=room.number, account=member.account, message=request.message)
-        told += await self._tell_elsewhere(room.creator, encode(event))
-        if not told:
+        elsewhere = await self._tell_elsewhere(room.creator, encode(event))
+        if not here + elsewhere:
             raise room_error(Code.CREATOR_ABSENT)
-        room.asked[member.account] = now
-        return AskToPushAnswer(told=told)
+        if not here:
+            room.asks.note(member.account, now)
+        return AskToPushAnswer(told=here + elsewhere)
 
     async def _list(self, member: Member, request: ListRooms) -> ListRoomsAnswer:
         if request.scope is ListScope.ALL and not member.rights & Right.OPERATOR:

@@ -12,6 +12,7 @@ import heapq
 import math
 import secrets
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Final, Protocol
 
 import attrs
@@ -20,9 +21,11 @@ import trio
 from tim_trio.core.directory import Directory, MemoryDirectory, RoomRecord
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
+from tim_trio.core.rates import Allowance, Recent
 from tim_trio.core.room import Room
 from tim_trio.core.room_list import page
 from tim_trio.core.sources import Source
+from tim_trio.core.throttle import AccountRates, address_commands
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import (
     ListScope,
@@ -48,8 +51,8 @@ _DRAWS: Final = 8
 _MAX_GATHER_MS: Final = 1000
 _EXPIRY_INTERVAL_S: Final = 0.5
 _PACING_INTERVAL_S: Final = 1.0
-#: Asks to push remembered per room; more askers than that wait for the oldest.
-_ASKERS_KEPT: Final = 1000
+
+_RATES_KEPT: Final = 10_000
 
 _NARROWED: Final = "this sign-in is not for that room"
 
@@ -106,6 +109,10 @@ class RoomManager:
     #: Gets an account's name when its first connection comes and its last one goes.
     on_presence: Callable[[str, bool], None] | None = None
     rooms: dict[int, Room] = attrs.field(factory=dict)
+    #: Of the requests of an address, and of the bytes of an account. Forgotten
+    #: ones begin anew, which costs an attacker as many others.
+    address_rates: Recent[Allowance] = attrs.field(init=False)
+    account_rates: Recent[AccountRates] = attrs.field(init=False)
     _members: dict[str, set[Member]] = attrs.field(factory=dict)
     # Rooms an account created or was granted.
     _related: dict[str, set[Room]] = attrs.field(factory=dict)
@@ -114,6 +121,11 @@ class RoomManager:
     _lingering: dict[Source, Room] = attrs.field(factory=dict)
     _flushes: list[tuple[float, int]] = attrs.field(factory=list)
     _flush_sooner: trio.Event = attrs.field(factory=trio.Event)
+
+    def __attrs_post_init__(self) -> None:
+        limits = self.node.limits
+        self.address_rates = Recent(partial(address_commands, limits), _RATES_KEPT)
+        self.account_rates = Recent(partial(AccountRates.of, limits), _RATES_KEPT)
 
     # Members
 
@@ -201,8 +213,10 @@ class RoomManager:
         if gather_ms > _MAX_GATHER_MS:
             raise room_error(Code.BAD_REQUEST, f"gather_ms is at most {_MAX_GATHER_MS}")
         created = self._created.get(member.account, 0)
-        if created >= limits.max_rooms_per_account or len(self.rooms) >= limits.max_rooms:
-            raise room_error(Code.TOO_MANY_ROOMS)
+        if created >= limits.max_rooms_per_account:
+            raise room_error(Code.TOO_MANY_ROOMS, limit="max_rooms_per_account")
+        if len(self.rooms) >= limits.max_rooms:
+            raise room_error(Code.TOO_MANY_ROOMS, limit="max_rooms")
         idle = min(idle_timeout_s or limits.idle_timeout_s, limits.idle_timeout_s)
         # Counted before the directory is asked, so that requests sent side by
         # side cannot pass the limit together.
@@ -322,9 +336,9 @@ class RoomManager:
         if room.may_push(account):
             return
         if not room.grant(account):
-            raise room_error(Code.TOO_MANY_GRANTS)
+            raise room_error(Code.TOO_MANY_GRANTS, limit="max_grants_per_room")
         self._related.setdefault(account, set()).add(room)
-        room.asked.pop(account, None)
+        room.asks.forget(account)
         granted = encode(PushGranted(room=room.number))
         for other in self.members_of(account):
             other.outbox.put_control(granted, now)
@@ -361,7 +375,7 @@ class RoomManager:
         if number in member.subscriptions:
             raise room_error(Code.ALREADY_SUBSCRIBED)
         if len(member.subscriptions) >= self.node.limits.max_subscriptions:
-            raise room_error(Code.TOO_MANY_SUBSCRIPTIONS)
+            raise room_error(Code.TOO_MANY_SUBSCRIPTIONS, limit="max_subscriptions")
         if member.outbox.shared_bytes > self.node.limits.connection_backlog_bytes:
             # It subscribes and does not read: what newcomers get first is not
             # bounded by any subscription's backlog.
@@ -453,22 +467,11 @@ class RoomManager:
         account = member.account
         if room.may_push(account):
             raise room_error(Code.ALREADY_GRANTED)
-        interval = self.node.limits.ask_interval_s
-        last = room.asked.get(account)
-        if last is not None and now - last < interval:
-            wait_ms = int((last + interval - now) * 1000) + 1
-            raise room_error(Code.RATE_LIMITED, retry_after_ms=wait_ms)
+        room.asks.check(account, now)
         creators = self.members_of(room.creator)
         if not creators:
             raise room_error(Code.CREATOR_ABSENT)
-        if last is None and len(room.asked) >= _ASKERS_KEPT:
-            oldest = next(iter(room.asked))
-            if now - room.asked[oldest] < interval:
-                raise room_error(Code.RATE_LIMITED, retry_after_ms=int(interval * 1000))
-            del room.asked[oldest]
-        # Taken out first, so that the dictionary stays in order of time.
-        room.asked.pop(account, None)
-        room.asked[account] = now
+        room.asks.note(account, now)
         asked = encode(PushAsked(room=number, account=account, message=message))
         for creator in creators:
             creator.outbox.put_control(asked, now)

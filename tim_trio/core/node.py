@@ -32,7 +32,9 @@ class Node:
         account_busy: for connections without room for them.
         account_bytes: payload bytes handed to connections.
         room_bans, account_bans: at an operator's word.
+        slowed_ms: that connections were not read because of a rate, in all.
         closes: connections ended, by the code's label (``lost`` without one).
+        limited: how often each limit was reached, by its configuration key.
     """
 
     limits: Limits
@@ -56,15 +58,28 @@ class Node:
     account_bytes: int = 0
     room_bans: int = 0
     account_bans: int = 0
+    slowed_ms: int = 0
     closes: Counter[str] = attrs.field(factory=Counter)
+    limited: Counter[str] = attrs.field(factory=Counter)
 
     def figures(self) -> dict[str, int]:
-        """Return all numbers by name: what is held now, and what was done since the start."""
-        return {
+        """Return all numbers by name: what is held now, and what was done since the start.
+
+        Of closes and limits those that there have been: ``closed_flooding``,
+        ``limited_max_rooms``.
+        """
+        numbers = {
             name: value
             for name in (attribute.name for attribute in attrs.fields(Node))
             if isinstance(value := getattr(self, name), int)
         }
+        closed = {f"closed_{label}": count for label, count in sorted(self.closes.items())}
+        limited = {f"limited_{limit}": count for limit, count in sorted(self.limited.items())}
+        return numbers | closed | limited
+
+    def count_limit(self, limit: str) -> None:
+        """A limit was reached: something was slowed down, refused or closed for it."""
+        self.limited[limit] += 1
 
     def count_close(self, code: int | None) -> None:
         self.closes["lost" if code is None else code_label(code)] += 1

@@ -1,8 +1,14 @@
-"""Token buckets: a sustained rate with a burst."""
+"""Rates: so much a second, and some of it at once."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
 import attrs
+
+V = TypeVar("V")
 
 
 @attrs.define(eq=False)
@@ -38,3 +44,65 @@ class TokenBucket:
     def wait_s(self) -> float:
         """Seconds until a token is there, counted from the last `take` or `has_one`."""
         return max(0.0, (1 - self._tokens) / self.rate)
+
+
+@attrs.define(eq=False)
+class Allowance:
+    """So much per second on average, in any unit; may be overdrawn, which has to be waited for.
+
+    ``burst`` is what may be used at once after a rest. Time must not fall.
+    """
+
+    rate: float
+    burst: float
+    _level: float = attrs.field(init=False)
+    _filled_at: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._level = self.burst
+
+    def charge(self, amount: float, now: float) -> float:
+        """Use ``amount``; return how many seconds to wait until that is made up for.
+
+        0 while the average is kept. Who does not wait owes more and more.
+        """
+        if self._filled_at is not None:
+            self._level = min(self.burst, self._level + (now - self._filled_at) * self.rate)
+        self._filled_at = now
+        self._level -= amount
+        if self._level >= 0:
+            return 0.0
+        return -self._level / self.rate if self.rate else math.inf
+
+    def refund(self, amount: float) -> None:
+        """Take back a charge for what was not done after all."""
+        self._level += amount
+
+
+class Recent(Generic[V]):
+    """Values by key, made on first use; the least recently used ones are forgotten.
+
+    For rates of accounts and addresses, whose number an attacker chooses.
+    """
+
+    def __init__(self, make: Callable[[], V], most: int) -> None:
+        self._make = make
+        self._most = most
+        self._values: dict[str, V] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def of(self, key: str) -> V:
+        value = self._values.pop(key, None)
+        if value is None:
+            if len(self._values) >= self._most:
+                del self._values[next(iter(self._values))]
+            value = self._make()
+        # To the end: the dictionary is in order of use.
+        self._values[key] = value
+        return value
+
+    def find(self, key: str) -> V | None:
+        """Return what there is, and make nothing."""
+        return self._values.get(key)

@@ -152,7 +152,9 @@ def check_other(account: str, other: str) -> None:
 
 def too_many_contacts() -> RoomError:
     """One side has no room for another contact or block."""
-    return room_error(Code.TOO_MANY_CONTACTS, "one of the two has too many")
+    return room_error(
+        Code.TOO_MANY_CONTACTS, "one of the two has too many", limit="max_contacts_per_account"
+    )
 
 
 def page(

@@ -13,6 +13,7 @@ from typing import Final
 
 import attrs
 
+from tim_trio.core.asks import Asks
 from tim_trio.core.audience import Audience
 from tim_trio.core.cache import CacheBudget
 from tim_trio.core.listing import TRACK_BYTES, Listing, grant_bytes, source_bytes
@@ -72,7 +73,7 @@ class Room:
     _node_name: str
     granted: set[str] = attrs.field(factory=set)
     sources: dict[int, Source] = attrs.field(factory=dict)
-    asked: dict[str, float] = attrs.field(factory=dict)
+    asks: Asks = attrs.field(init=False)
     #: Asks for `flush` at a time; set by the manager.
     _flush_at: Callable[[Room, float], None] = attrs.field(kw_only=True)
     viewers_changed: bool = False
@@ -92,6 +93,7 @@ class Room:
     _budget: CacheBudget = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.asks = Asks(self._node.limits)
         self._budget = CacheBudget(self._node)
         self._listing = Listing(self._node.limits.max_frame_bytes)
         self.last_frame_at = self.created_at
@@ -209,14 +211,20 @@ class Room:
     def _new_track(self, source: Source, number: int) -> Track:
         limits = self._node.limits
         if self._tracks >= limits.max_tracks_per_room or not self._listing.take(TRACK_BYTES):
-            raise RemoteProtocolError(f"more than {self._tracks} tracks in a room", Code.FLOODING)
+            raise RemoteProtocolError(
+                f"more than {self._tracks} tracks in a room",
+                Code.FLOODING,
+                limit="max_tracks_per_room",
+            )
         self._tracks += 1
         return source.new_track(number, self._budget)
 
     def _check_init(self, track: Track, size: int) -> None:
         size += self._init_bytes - len(track.init or b"")
         if size > self._node.limits.max_room_init_bytes:
-            raise RemoteProtocolError(f"{size} bytes of INITs in a room", Code.FLOODING)
+            raise RemoteProtocolError(
+                f"{size} bytes of INITs in a room", Code.FLOODING, limit="max_room_init_bytes"
+            )
 
     def _send_reliably(self, run: Run, pace: Pace, now: float) -> None:
         if pace.held is not None:
@@ -340,12 +348,12 @@ class Room:
         is_new = source is None
         is_more = source is None or source.owner is not member
         if is_more and len(member.sources) >= self._node.limits.max_sources_per_connection:
-            raise room_error(Code.TOO_MANY_SOURCES)
+            raise room_error(Code.TOO_MANY_SOURCES, limit="max_sources_per_connection")
         if source is None:
             if len(self.sources) >= self._node.limits.max_sources_per_room or not (
                 self._listing.take(source_bytes(member.account))
             ):
-                raise room_error(Code.TOO_MANY_SOURCES)
+                raise room_error(Code.TOO_MANY_SOURCES, limit="max_sources_per_room")
             # Without an owner until its credit is known: the answer tells it.
             source = Source(self._next_source, member.account, token, None)
             self._next_source += 1

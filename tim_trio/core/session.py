@@ -12,20 +12,23 @@ import math
 from typing import Final
 
 import attrs
+import trio
 
 from tim_trio._version import __version__
 from tim_trio.core.accounts import Gate
+from tim_trio.core.addresses import network_of
 from tim_trio.core.links import LinkGate, LinkHandler
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
-from tim_trio.core.rates import TokenBucket
 from tim_trio.core.requests import carry_out
 from tim_trio.core.revocation import Identity
+from tim_trio.core.throttle import Throttle
 from tim_trio.errors import Code, RemoteProtocolError, RoomError, room_error
 from tim_trio.protocol.decoder import ControlFrame, Decoder
-from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, VERSION
+from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, STREAM, VERSION
 from tim_trio.protocol.messages import (
+    AccountSend,
     Authenticate,
     AuthenticateAnswer,
     AuthMethod,
@@ -74,8 +77,6 @@ _ONE_WAY: Final = frozenset(
     for message in (Credit, LinkPath, LinkViewers, LinkSource, LinkInvite, LinkExpelled)
 )
 _PING_STAMP: Final = 1
-#: Seconds after which a refused request is no longer held against anyone.
-_PATIENCE_S: Final = 60.0
 #: Closes that take rights away: nobody may take the sources over.
 _RIGHTS_ENDED: Final = frozenset({Code.EXPIRED, Code.DISABLED, Code.BANNED, Code.SIGNED_OUT})
 
@@ -94,6 +95,8 @@ class Session:
         address: the peer's, without its port.
         member: set once authenticated, but for nodes.
         link: set once a node has said LINK.
+        pause_s: so long nothing is to be read, for a rate: the owner calls
+            `pause` before it reads on, and before it hands over more.
     """
 
     manager: RoomManager
@@ -114,9 +117,10 @@ class Session:
     _revoked: bool = False
     _said_bye: bool = False
     _over: bool = False
-    _commands: TokenBucket | None = None
-    #: How many more requests may be refused before it counts as flooding.
-    _patience: TokenBucket | None = None
+    pause_s: float = 0.0
+    #: Of stream frames, that may come before their rate is looked at.
+    _unchecked_bytes: int = 0
+    _throttle: Throttle | None = None
 
     def receive_run(self, run: Run, now: float) -> int:
         """Push a run. Returns the work done: 1 and the subscribers it went to.
@@ -138,9 +142,49 @@ class Session:
                 )
             former.discarded += run.frames
             self.manager.node.discarded += run.frames
-            return 1
-        room, source = held
-        return 1 + room.push(source, run, now)
+            work, is_live = 1, True
+        else:
+            room, source = held
+            work, is_live = 1 + room.push(source, run, now), source.pace is None
+        self._unchecked_bytes -= len(run.data)
+        if self._unchecked_bytes < 0:
+            self._check_stream_rate(now, is_live=is_live)
+        return work
+
+    def _check_stream_rate(self, now: float, *, is_live: bool) -> None:
+        """Count the bytes that have come; ask for a pause where they are too many.
+
+        A reliable stream is slowed down and nothing else: waiting is what its
+        publisher expects.
+        """
+        throttle = self._rates()
+        wait_s = throttle.charge_stream(throttle.unchecked_bytes - self._unchecked_bytes, now)
+        self._unchecked_bytes = throttle.unchecked_bytes
+        if not wait_s:
+            return
+        self.pause_s = wait_s
+        if is_live and throttle.must_warn(wait_s, now):
+            warning = Error(
+                request_type=STREAM,
+                code=Code.RATE_LIMITED,
+                retry=True,
+                retry_after_ms=int(wait_s * 1000) + 1,
+                text="a live stream over its rate",
+            )
+            self.outbox.put_control(encode(warning), now)
+
+    async def pause(self) -> None:
+        """Wait as long as a rate asks for. The peer's sends wait too, in the kernel's buffers."""
+        pause_s, self.pause_s = self.pause_s, 0.0
+        await trio.sleep(pause_s)
+
+    def _rates(self) -> Throttle:
+        if self._throttle is None:
+            manager = self.manager
+            self._throttle = Throttle(
+                manager.node, manager.address_rates.of(network_of(self.address))
+            )
+        return self._throttle
 
     async def receive_control(self, frame: ControlFrame, now: float) -> None:
         """Carry out a control frame and answer it.
@@ -168,9 +212,13 @@ class Session:
                 raise RemoteProtocolError(f"a request of type {number:#04x} with request_id 0")
             return
         try:
-            self._check_rate(now)
+            wait_s = self._rates().charge_command(now)
+            if wait_s:
+                now = await self._slow_down(wait_s)
             answer = await self._answer(frame, now)
         except RoomError as error:
+            if error.limit:
+                self.manager.node.count_limit(error.limit)
             answer = Error(
                 request_type=number,
                 code=error.code,
@@ -220,19 +268,10 @@ class Session:
         served = SERVED | self.gate.authenticator.capabilities
         return served | Capability.LINKS if self.gate.links is not None else served
 
-    def _check_rate(self, now: float) -> None:
-        limits = self.manager.node.limits
-        if self._commands is None:
-            self._commands = TokenBucket(limits.commands_per_s, limits.command_burst)
-        if self._commands.take(now):
-            return
-        if self._patience is None:
-            most = limits.max_refused_commands
-            self._patience = TokenBucket(most / _PATIENCE_S, most)
-        if not self._patience.take(now):
-            raise RemoteProtocolError("too many requests over the rate", Code.FLOODING)
-        wait_ms = int(self._commands.wait_s() * 1000) + 1
-        raise room_error(Code.RATE_LIMITED, retry_after_ms=wait_ms)
+    async def _slow_down(self, wait_s: float) -> float:
+        """Wait, and return the time it is then."""
+        await trio.sleep(wait_s)
+        return trio.current_time()
 
     async def _answer(self, frame: ControlFrame, now: float) -> object | None:
         """Carry out a request; None where the answer has been sent already."""
@@ -257,6 +296,13 @@ class Session:
                 return RegisterAccountAnswer(account=request.account)
         if self.member is None:
             raise room_error(Code.NOT_AUTHENTICATED)
+        if isinstance(request, AccountSend):
+            size = len(request.payload) * len(request.receivers)
+            wait_s = self._rates().charge_messages(size, now)
+            if wait_s:
+                now = await self._slow_down(wait_s)
+            if self.member is None:
+                raise room_error(Code.UNAVAILABLE)  # closed from outside meanwhile
         if isinstance(request, ChangePassword):
             return await self._change_password(request)
         return await carry_out(self.manager, self.gate, self.member, request, frame.request_id, now)
@@ -300,6 +346,7 @@ class Session:
             subscribe_rooms=identity.subscribe_rooms,
         )
         self.manager.enter(self.member)
+        self._rates().join_account(self.manager.account_rates.of(identity.account))
         self.gate.sign_ins.add(self, identity)
         return AuthenticateAnswer(
             account=identity.account,
@@ -323,7 +370,11 @@ class Session:
         if error.code == Code.BAD_CREDENTIALS:
             self._failed_logins += 1
             if self._failed_logins > self.manager.node.limits.max_failed_logins:
-                raise RemoteProtocolError("too many failed logins", Code.AUTHENTICATION_FAILED)
+                raise RemoteProtocolError(
+                    "too many failed logins",
+                    Code.AUTHENTICATION_FAILED,
+                    limit="max_failed_logins",
+                )
 
     # What the owner of the connection asks for.
 

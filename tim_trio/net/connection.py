@@ -122,6 +122,7 @@ class TcpConnection:
     __slots__ = (
         "_decoder",
         "_limits",
+        "_lingers",
         "_nursery",
         "_outbox",
         "_read_bytes",
@@ -152,6 +153,7 @@ class TcpConnection:
         self._read_bytes = _SMALL_READ_BYTES
         #: Until its handshake is done.
         self._tls = sock if isinstance(sock, TlsSocket) and not sock.is_ready else None
+        self._lingers = True
         self._nursery: trio.Nursery | None = None
         self._outbox = Outbox(
             sock.send,
@@ -232,7 +234,16 @@ class TcpConnection:
     def _wake_reader(self) -> None:
         """End its waiting for bytes that may never come, without a cancel scope
         of its own in each of thousands of connections."""
-        self._readiness.close(self._socket.fileno())
+        if self._tls is None:
+            self._readiness.close(self._socket.fileno())
+        else:
+            trio.lowlevel.notify_closing(self._socket)
+
+    def drop(self, code: Code) -> None:
+        """As `close`, but say it only if it can leave at once, and wait for nothing."""
+        self._lingers = False
+        self.close(code)
+        self._cancel()
 
     def _say_close(self, code: Code, now: float) -> None:
         if self._tls is None:
@@ -282,6 +293,8 @@ class TcpConnection:
                 except trio.ClosedResourceError:
                     return None
             try:
+                if self.session.pause_s:
+                    await self.session.pause()
                 await self._carry_out(arrival.items)
                 if arrival.error is not None:
                     try:
@@ -299,6 +312,8 @@ class TcpConnection:
             arrival = None
 
     def _note_offence(self, broken: RemoteProtocolError) -> Code:
+        if broken.limit:
+            self.session.manager.node.count_limit(broken.limit)
         self.session.manager.log.info(
             "protocol error",
             address=self.address,
@@ -341,6 +356,8 @@ class TcpConnection:
                     return Arrival(error=failure)
                 if self._outbox.closed:
                     return _ENDED
+                if session.pause_s:
+                    return Arrival(items[done + 1 :], error)
             if error is not None:
                 return Arrival(error=error)
             if not is_full or work > _DELIVERIES_IN_A_ROW:
@@ -357,6 +374,8 @@ class TcpConnection:
             now = trio.current_time()
             if isinstance(item, Run):
                 work += self.session.receive_run(item, now)
+                if self.session.pause_s:
+                    await self.session.pause()
             else:
                 work += _CONTROL_WORK
                 await self.session.receive_control(item, now)
@@ -404,7 +423,7 @@ class TcpConnection:
         reset throws away what the peer has not read: so say the end, then
         read and drop for a moment.
         """
-        if self._outbox.close_code is None:
+        if self._outbox.close_code is None or not self._lingers:
             return
         with trio.move_on_after(self._limits.close_timeout_s):
             try:

@@ -54,6 +54,7 @@ _COUNTERS: Final = (
     ("account_busy", "account_streams_busy", "For connections without room for them."),
     ("room_bans", "rooms_banned", "Rooms that operators have closed."),
     ("account_bans", "accounts_banned", "Accounts that operators have banned."),
+    ("slowed_ms", "slowed_milliseconds", "Time that connections were slowed down for a rate."),
 )
 
 
@@ -108,6 +109,14 @@ class NodeCollector(Collector):
         for reason, count in sorted(self.node.closes.items()):
             closes.add_metric([reason], count)
         yield closes
+        limited = CounterMetricFamily(
+            "tim_trio_limits_reached",
+            "Times that something was slowed down, refused or closed, by the limit's key.",
+            labels=["limit"],
+        )
+        for limit, count in sorted(self.node.limited.items()):
+            limited.add_metric([limit], count)
+        yield limited
         bounds = [*map(str, BUCKETS_S), "+Inf"]
         yield HistogramMetricFamily(
             "tim_trio_event_loop_delay_seconds",

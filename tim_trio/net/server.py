@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -25,6 +24,7 @@ from tim_trio.core.session import Session
 from tim_trio.errors import Code, code_label
 from tim_trio.limits import Limits
 from tim_trio.log import StormLimiter, get_logger
+from tim_trio.net.admission import Admission
 from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import Arrival, TcpConnection, configure_socket
 from tim_trio.net.listening import accept_all, is_loopback
@@ -67,11 +67,9 @@ class Server:
     node: Node = attrs.field(init=False)
     manager: RoomManager = attrs.field(init=False)
     connections: set[TcpConnection] = attrs.field(factory=set)
-    # Connections that had not authenticated when last looked at, oldest first.
-    _newcomers: dict[TcpConnection, None] = attrs.field(factory=dict)
     _of_session: dict[Session, TcpConnection] = attrs.field(factory=dict)
     _storms: StormLimiter = attrs.field(factory=StormLimiter)
-    _per_address: Counter[str] = attrs.field(factory=Counter)
+    _admission: Admission[TcpConnection] = attrs.field(init=False)
     _draining: bool = False
     readiness: ReadinessLoop[Arrival] = attrs.field(init=False)
     _all_gone: trio.Event = attrs.field(factory=trio.Event)
@@ -81,6 +79,11 @@ class Server:
         self.manager = RoomManager(self.node, _log, self.node_name)
         self.gate = Gate(self.authenticator, self.relations)
         self.readiness = ReadinessLoop(self.limits.read_together_ms / 1000)
+        self._admission = Admission(
+            self.node,
+            is_known=lambda connection: connection.session.is_signed_in,
+            drop=lambda connection: connection.drop(Code.OVERLOADED),
+        )
 
     async def serve(
         self,
@@ -157,7 +160,9 @@ class Server:
         self, listener: socket.socket, nursery: trio.Nursery, tls: ServerTls | None = None
     ) -> None:
         def take(sock: socket.socket, address: str) -> None:
-            refusal = self.refusal(address)
+            refusal = (
+                self.refusal(address) if self.may_connect(address) else Code.TOO_MANY_CONNECTIONS
+            )
             if refusal is None:
                 self._admit(sock, address, nursery, tls)
             elif tls is None:
@@ -169,20 +174,13 @@ class Server:
 
         await accept_all(listener, take, self._storms)
 
+    def may_connect(self, address: str) -> bool:
+        """Count a connection that is being opened; say whether its address keeps to its rate."""
+        return self._admission.may_connect(address, trio.current_time())
+
     def refusal(self, address: str) -> Code | None:
         """Return why a connection from ``address`` is refused; None when it is welcome."""
-        limits = self.limits
-        if self._draining:
-            return Code.SHUTTING_DOWN
-        if len(self.connections) >= limits.max_connections:
-            return Code.OVERLOADED
-        if self._per_address[address] >= limits.max_connections_per_address:
-            return Code.TOO_MANY_CONNECTIONS
-        if len(self._newcomers) >= limits.max_unauthenticated:
-            self._forget_known()
-            if len(self._newcomers) >= limits.max_unauthenticated:
-                return Code.OVERLOADED
-        return None
+        return Code.SHUTTING_DOWN if self._draining else self._admission.refusal(address)
 
     def note_refusal(self, address: str, code: Code) -> None:
         """Count and log a connection that did not become one."""
@@ -200,12 +198,6 @@ class Server:
             # reset may overtake our CLOSE.
             sock.shutdown(socket.SHUT_WR)
             sock.recv(MAX_GREETING_BYTES)
-
-    def _forget_known(self) -> None:
-        """Keep only those that have not authenticated among the newcomers."""
-        for connection in list(self._newcomers):
-            if connection.session.is_signed_in:
-                del self._newcomers[connection]
 
     def _admit(
         self, sock: socket.socket, address: str, nursery: trio.Nursery, tls: ServerTls | None
@@ -233,9 +225,8 @@ class Server:
         """Count a connection in at once, for the next of a burst is measured
         against it. `run` is to follow, and counts it out."""
         self.connections.add(connection)
-        self._newcomers[connection] = None
         self._of_session[connection.session] = connection
-        self._per_address[connection.address] += 1
+        self._admission.enter(connection, connection.address)
         self.node.connections += 1
 
     async def run(self, connection: TcpConnection) -> None:
@@ -250,12 +241,9 @@ class Server:
         finally:
             self.connections.discard(connection)
             self._check_all_gone()
-            self._newcomers.pop(connection, None)
+            self._admission.leave(connection)
             del self._of_session[connection.session]
             self.node.connections -= 1
-            self._per_address[address] -= 1
-            if not self._per_address[address]:
-                del self._per_address[address]
             self.node.count_close(code)
             _log.info(
                 "connection ended",
@@ -273,10 +261,10 @@ class Server:
         while True:
             await trio.sleep(tick_s)
             now = trio.current_time()
-            self._forget_known()
-            for newcomer in list(self._newcomers):
+            for newcomer in self._admission.newcomers():
                 if now - newcomer.accepted_at < limits.handshake_timeout_s:
                     break  # in order of arrival: all others are younger
+                self.node.count_limit("handshake_timeout_s")
                 newcomer.close(Code.HANDSHAKE_TIMEOUT)
             for connection in list(self.connections):
                 session = connection.session

@@ -21,6 +21,7 @@ from typing import Final
 import attrs
 import trio
 
+from tim_trio.core.addresses import network_of
 from tim_trio.log import StormLimiter, get_logger
 from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import configure_socket, shake_hands
@@ -68,7 +69,7 @@ class WebPort:
     _delay: LoopDelay = attrs.field(factory=LoopDelay)
     _site: Site = attrs.field(init=False)
     _storms: StormLimiter = attrs.field(factory=StormLimiter)
-    _per_address: Counter[str] = attrs.field(factory=Counter)
+    _per_network: Counter[str] = attrs.field(factory=Counter)
 
     def __attrs_post_init__(self) -> None:
         registry = make_registry(
@@ -128,14 +129,20 @@ class WebPort:
     ) -> None:
         """Count an accepted connection in at once, and start it."""
         limits = self.server.limits
-        if (
-            self.http_connections >= limits.max_http_connections
-            or self._per_address[address] >= limits.max_connections_per_address
-        ):
+        node = self.server.node
+        network = network_of(address)
+        may_come = self.server.may_connect(address)
+        if self.http_connections >= limits.max_http_connections:
+            may_come = False
+            node.count_limit("max_http_connections")
+        elif self._per_network[network] >= limits.max_connections_per_address:
+            may_come = False
+            node.count_limit("max_connections_per_address")
+        if not may_come:
             self._refuse(sock, address, b"" if tls is not None else _BUSY)
             return
         self.http_connections += 1
-        self._per_address[address] += 1
+        self._per_network[network] += 1
         nursery.start_soon(self._run, sock, address, None if tls is None else tls.context)
 
     def _refuse(self, sock: socket.socket, address: str, answer: bytes) -> None:
@@ -156,9 +163,10 @@ class WebPort:
                 return
             finally:
                 self.http_connections -= 1
-                self._per_address[address] -= 1
-                if not self._per_address[address]:
-                    del self._per_address[address]
+                network = network_of(address)
+                self._per_network[network] -= 1
+                if not self._per_network[network]:
+                    del self._per_network[network]
             if connection is not None:
                 await self.server.run(connection)
 

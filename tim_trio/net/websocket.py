@@ -244,7 +244,9 @@ class MessageReader:
             return True
         self._refused += 1
         if self._refused > limits.max_refused_commands:
-            raise RemoteProtocolError("too many WebSocket control frames", Code.FLOODING)
+            raise RemoteProtocolError(
+                "too many WebSocket control frames", Code.FLOODING, limit="commands_per_s"
+            )
         return False
 
 

@@ -154,6 +154,7 @@ class Decoder:
                 raise RemoteProtocolError(
                     f"a frame of {length + LENGTH_BYTES} bytes, {self.max_frame_bytes} allowed",
                     Code.FRAME_TOO_LARGE,
+                    limit="max_frame_bytes",
                 )
             smallest = _SMALLEST_STREAM if kind == STREAM else _SMALLEST_CONTROL
             if length < smallest + ext_words * EXT_WORD_BYTES:
@@ -185,6 +186,7 @@ class Decoder:
                 f"an INIT or END frame of {length + LENGTH_BYTES} bytes, "
                 f"{self.max_init_bytes} allowed",
                 Code.FRAME_TOO_LARGE,
+                limit="max_init_bytes",
             )
 
     def _read_run(self, data: bytes, start: int) -> Run:
