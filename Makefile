@@ -27,7 +27,7 @@ PYTEST_ARGS ?=
 # Rows of the benchmark, as in: make bench ROWS=R1,R2 (all without it)
 ROWS ?=
 
-.PHONY: help run cluster test check soak bench format clean lint debian-check debian-test debian-bench
+.PHONY: help run cluster test check soak bench screenshots format clean lint debian-check debian-test debian-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ soak: debian-test $(VENV)/.installed-dev ## too long for `make test`: half an ho
 
 bench: debian-bench $(BENCH_VENV)/.installed ## compare with other brokers; ROWS=R1,R2 for a part
 	$(BENCH_VENV)/bin/python -m bench $(if $(ROWS),--rows $(ROWS))
+
+screenshots: debian-test $(VENV)/.installed-dev ## take the pictures of the page that docs/ shows
+	TIM_PHOTOGRAPH=1 $(PYTHON) -m pytest tests/browser -q
 
 lint:
 	$(PYTHON) -m ruff format --check .
@@ -99,7 +102,7 @@ debian-check:
 
 debian-test:
 	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \
-	    node=nodejs npm=npm etcd=etcd-server
+	    node=nodejs npm=npm etcd=etcd-server chromium=chromium
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \

@@ -3,8 +3,9 @@
 // @ts-nocheck: the globals of an AudioWorklet are in no library of TypeScript's.
 
 const REPORT_QUANTA = 8;
-/** Of sound waiting beyond its target, skipped at once; less is played a little faster. */
-const SKIP_US = 400_000;
+/** So much more waiting than wanted is skipped at once; less is played a little faster. */
+const SKIP_US = 120_000;
+const KEPT_US = 20_000;
 /** A hole between two pieces up to this long is silence; a longer one is skipped. */
 const LONGEST_SILENCE_US = 500_000;
 const MOST_QUEUED_US = 5_000_000;
@@ -65,9 +66,11 @@ class Player extends AudioWorkletProcessor {
     let bufferedUs = this._bufferedUs();
     if (!this._playing && bufferedUs >= this._targetUs) this._playing = true;
     if (this._playing) {
-      while (bufferedUs > this._targetUs + SKIP_US && this._queue.length > 1) {
-        this._drop();
-        bufferedUs = this._bufferedUs();
+      if (bufferedUs > this._targetUs + SKIP_US) {
+        while (bufferedUs > this._targetUs + KEPT_US && this._queue.length > 1) {
+          this._drop();
+          bufferedUs = this._bufferedUs();
+        }
       }
       this._fill(output, 1 + Math.max(-0.02, Math.min(0.04, (bufferedUs - this._targetUs) / 2e6)));
     }

@@ -45,6 +45,7 @@ import { TOKEN_BYTES } from "./wire.js";
  * @typedef {object} SubscribeOptions
  * @property {"group" | "live"} [from] "group": with the running group, so that a picture shows
  *   at once; "live": with the next frame
+ * @property {(stream: Subscription) => void} [onStart] called before the first item
  * @property {(item: import("./subscription.js").Item) => void} [onItem] called for each item as it
  *   comes; without it, iterate
  * @property {(error: Error | null) => void} [onEnd]
@@ -333,6 +334,7 @@ export class Client {
           session.feeds.set(number, feed);
           this._subscriptions.set(number, stream);
           stream._attach(feed, answer.mode, answer.sources);
+          options.onStart?.(stream);
         },
         undo: () => connection.notify(Unsubscribe, { room: number }),
       });

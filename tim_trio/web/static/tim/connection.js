@@ -24,6 +24,8 @@ const GREETING_BYTES = 64 * 1024;
 /** Silence of so many ping intervals means that the server is gone. */
 const SILENT_INTERVALS = 3;
 const MAX_REQUEST_ID = 0xffff_ffff;
+/** After CLOSE `bye`, for the server to close. */
+const GOODBYE_MS = 1000;
 /** How often somebody who waits looks whether the browser has sent what it holds. */
 const POLL_MS = 10;
 
@@ -467,11 +469,7 @@ export class Connection {
     if (this.error !== null) return;
     this.error = new ConnectionClosed(code, text, retryAfterMs);
     clearInterval(this._keepAlive);
-    try {
-      this._socket.close();
-    } catch {
-      // Closed before it was open.
-    }
+    this._closeSocket(code === Code.bye ? GOODBYE_MS : 0);
     for (const request of this._requests.values()) {
       clearTimeout(request.timer);
       request.fail(this.error);
@@ -493,11 +491,34 @@ export class Connection {
       if (sayIt) {
         this._send(encode(Close, { code, retry: isRetryable(code), retryAfterMs: 0, text: "" }));
       }
-      if (code >= 1000 && code < 1200) this._socket.close(code + CLOSE_OFFSET);
     } catch {
       // Not open yet, or not any more: there is nobody to tell.
     }
     this.fail(code, text, retryAfterMs);
+  }
+
+  /**
+   * Close the WebSocket. After a goodbye the server does, which lets it have the
+   * last word; we do when it takes too long.
+   *
+   * @param {number} withinMs
+   */
+  _closeSocket(withinMs) {
+    const code = this.error?.code ?? null;
+    const close = () => {
+      try {
+        if (code !== null && code >= 1000 && code < 1200) this._socket.close(code + CLOSE_OFFSET);
+        else this._socket.close();
+      } catch {
+        // Closed before it was open.
+      }
+    };
+    if (withinMs === 0) {
+      close();
+      return;
+    }
+    const timer = setTimeout(close, withinMs);
+    this._socket.onclose = () => clearTimeout(timer);
   }
 
   /**

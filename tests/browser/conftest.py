@@ -1,0 +1,80 @@
+"""A server with its page, and the system's Chromium on it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.visitor import Visitor
+
+#: A browser in a container, without a sandbox of its own, without a graphics
+#: card, and with a camera that shows a turning disc.
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream "
+    "--autoplay-policy=no-user-gesture-required"
+).split()
+
+Serve = Callable[..., str]
+Visit = Callable[..., Visitor]
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[str]:
+    """Run a server in a process of its own; yield the page's address."""
+    command = [sys.executable, "-m", "tim_trio", "serve"]
+    command += ["--tcp", "127.0.0.1:0", "--web", "127.0.0.1:0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = process.stdout.readline() + process.stdout.readline()
+            found = re.search(r"^listening web (\S+)$", lines, re.MULTILINE)
+            assert found is not None, lines
+            yield f"http://{found[1]}/"
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("chromium is missing; `make test` installs it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The address of the page of a server in open mode."""
+    with serving() as address:
+        yield address
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """Open a page as somebody else each time; whatever goes wrong in it fails the test."""
+    with ExitStack() as stack:
+        visitors: list[Visitor] = []
+
+        def open_page(address: str, **options: object) -> Visitor:
+            visitor = Visitor(browser, **options)  # type: ignore[arg-type]
+            stack.callback(visitor.close)
+            visitors.append(visitor)
+            visitor.page.goto(address)
+            return visitor
+
+        yield open_page
+        for visitor in visitors:
+            assert visitor.complaints == []

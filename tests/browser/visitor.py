@@ -1,0 +1,136 @@
+"""One person with one page, and what the tests look at in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final, cast
+
+from playwright.sync_api import Browser, ConsoleMessage, Page
+
+IMAGES: Final = Path(__file__).resolve().parents[2] / "docs" / "images"
+WAIT_MS: Final = 15_000
+
+_PLAYER = "document.querySelector('.tile canvas')?.player"
+
+
+class Visitor:
+    """Attributes:
+    complaints: errors of the page and of its console.
+    """
+
+    def __init__(
+        self,
+        browser: Browser,
+        *,
+        name: str = "",
+        dark: bool = False,
+        language: str = "en",
+        size: tuple[int, int] = (1200, 780),
+    ) -> None:
+        self._context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme="dark" if dark else "light",
+            locale="zh-CN" if language == "zh" else "en-GB",
+        )
+        self._context.set_default_timeout(WAIT_MS)
+        if name:
+            known = f"localStorage['tim.name'] ??= '\"{name}\"'"
+            self._context.add_init_script(known)
+        self.complaints: list[str] = []
+        self.page: Page = self._context.new_page()
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._hear)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+    def close(self) -> None:
+        self._context.close()
+
+    def evaluate(self, script: str, argument: object = None) -> Any:
+        return self.page.evaluate(script, argument)
+
+    def photograph(self, name: str) -> None:
+        """Take the picture of this view that the documentation shows.
+
+        Kept only with TIM_PHOTOGRAPH in the environment, as `make screenshots` has it,
+        so that a run of the tests changes no file.
+        """
+        picture = self.page.screenshot(animations="disabled")
+        if os.environ.get("TIM_PHOTOGRAPH"):
+            (IMAGES / f"{name}.png").write_bytes(picture)
+
+    # -- publishing ------------------------------------------------------------
+
+    def share(self, kind: str = "test") -> str:
+        """Go live; return the link for viewers."""
+        self.page.click(f"[data-kind={kind}]")
+        self.page.wait_for_selector(".link")
+        return self.page.input_value(".link")
+
+    # -- watching --------------------------------------------------------------
+
+    def wait_for_picture(self, frames: int = 1) -> None:
+        """Wait until so many frames have been drawn."""
+        self.page.wait_for_function(
+            f"frames => {_PLAYER}?.stats.framesDrawn >= frames", arg=frames, timeout=WAIT_MS
+        )
+
+    def stats(self) -> dict[str, float]:
+        return cast("dict[str, float]", self.evaluate(f"() => {_PLAYER}.stats"))
+
+    def check_pattern(self) -> list[str]:
+        """Compare the picture with what the test source drew then; return what differs."""
+        return cast("list[str]", self.evaluate(_CHECK_PATTERN))
+
+    def behind_ms(self) -> float | None:
+        """Say how old the picture is by the stamp in it, None where there is none."""
+        return cast("float | None", self.evaluate(_BEHIND))
+
+    def loudest(self, seconds: float) -> float:
+        """Listen for a while; return the greatest loudness."""
+        return cast("float", self.evaluate(_LOUDEST, seconds * 1000))
+
+
+_BEHIND = """async () => {
+  const { readStamp } = await import("/media/test_pattern.js");
+  const canvas = document.querySelector(".tile canvas");
+  const now = performance.timeOrigin + performance.now();
+  const stamp = readStamp(canvas.getContext("2d"), canvas.width, canvas.height, now);
+  return stamp === null ? null : now - stamp;
+}"""
+
+_CHECK_PATTERN = """async () => {
+  const { FLASH_AT, isFlash, patchesAt, readStamp } = await import("/media/test_pattern.js");
+  const canvas = document.querySelector(".tile canvas");
+  const context = canvas.getContext("2d");
+  const now = performance.timeOrigin + performance.now();
+  const stamp = readStamp(context, canvas.width, canvas.height, now);
+  if (stamp === null) return ["no stamp"];
+  const scale = canvas.width / 640;
+  const found = [];
+  const compare = (x, y, colour, what) => {
+    const pixel = context.getImageData(x * scale, y * scale, 1, 1).data;
+    const wanted = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+    if (wanted.some((value, at) => Math.abs(value - pixel[at]) > 24)) {
+      found.push(`${what} at ${stamp}: ${[...pixel.slice(0, 3)]} instead of ${wanted}`);
+    }
+  };
+  for (const { x, y, colour } of patchesAt(stamp)) compare(x, y, colour, `patch ${x}`);
+  const { x, y } = FLASH_AT;
+  compare(x, y, isFlash(stamp) ? "#ffffff" : "#2a313c", "flash");
+  return found;
+}"""
+
+_LOUDEST = """async (ms) => {
+  const player = document.querySelector(".tile canvas").player;
+  const until = performance.now() + ms;
+  let loudest = 0;
+  while (performance.now() < until) {
+    loudest = Math.max(loudest, player.level);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  return loudest;
+}"""

@@ -1,0 +1,193 @@
+// The page: its header, its views, and who is signed in.
+
+import { h, notify, say, setPhrase, translateAll } from "./dom.js";
+import { LANGUAGES, currentLanguage, setLanguage, t, text } from "./i18n.js";
+import { icon } from "./icons.js";
+import { describe } from "./problems.js";
+import { Needs, SessionState } from "./session.js";
+import { recall, remember } from "./settings.js";
+import { signInView } from "./sign_in.js";
+import { liveView } from "./live.js";
+import { watchView } from "./watch.js";
+
+/**
+ * One of the page's views. It is made once, and keeps running while hidden
+ * unless it says otherwise.
+ *
+ * @typedef {object} View
+ * @property {HTMLElement} element
+ * @property {(parameter: string) => void} show
+ * @property {() => void} [hide]
+ */
+
+/** @typedef {(session: SessionState) => View} MakeView */
+
+/** @type {Record<string, { make: MakeView, tab: string, title: string }>} */
+const VIEWS = {
+  live: { make: liveView, tab: "live", title: "nav.live" },
+  watch: { make: watchView, tab: "live", title: "nav.watch" },
+};
+const TABS = ["live"];
+
+const session = new SessionState();
+/** @type {Map<string, View>} */
+const made = new Map();
+/** @type {View | null} */
+let shown = null;
+
+const main = /** @type {HTMLElement} */ (document.getElementById("main"));
+
+// -- the header -----------------------------------------------------------------
+
+const links = TABS.map((name) => h("a", { href: `#${name}` }, t(`nav.${name}`)));
+const who = h("button", { type: "button", class: "who plain", onclick: () => changeName() });
+const dot = h("span", { class: "dot", role: "img" });
+const language = h("select", {
+  "aria-label": t("language"),
+  onchange: () => {
+    setLanguage(language.value === "zh" ? "zh" : "en");
+    translateAll();
+    showTitle();
+  },
+}, ...LANGUAGES.map((each) =>
+  h("option", { value: each, lang: each }, each === "en" ? "English" : "中文")));
+language.value = currentLanguage();
+
+/** @param {"light" | "dark"} theme */
+function applyTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  setPhrase(themeButton, "aria-label", t(theme === "dark" ? "theme.light" : "theme.dark"));
+  themeButton.replaceChildren(icon(theme === "dark" ? "sun" : "moon"));
+}
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+const themeButton = h("button", {
+  type: "button", class: "plain icon",
+  onclick: () => {
+    const dark = document.documentElement.dataset.theme !== "dark";
+    remember("theme", dark ? "dark" : "light");
+    applyTheme(dark ? "dark" : "light");
+  },
+});
+const chosenTheme = () => recall("theme") ?? (prefersDark.matches ? "dark" : "light");
+prefersDark.onchange = () => applyTheme(chosenTheme());
+applyTheme(chosenTheme());
+
+document.getElementById("header")?.append(
+  h("a", { class: "logo", href: "#live", "aria-label": t("home") },
+    h("img", { src: "/icon.svg", alt: "", width: 26, height: 26 }), h("b", {}, "tim_trio")),
+  h("nav", { "aria-label": t("nav.label") }, ...links),
+  h("div", { class: "side" }, dot, who, language, themeButton),
+);
+const skip = /** @type {HTMLElement} */ (document.getElementById("skip"));
+setPhrase(skip, "", t("skip"));
+skip.onclick = (/** @type {Event} */ event) => {
+  event.preventDefault();
+  main.focus();
+};
+
+function showWho() {
+  const { client, connected } = session;
+  who.hidden = client === null;
+  say(who, client?.account ?? "");
+  setPhrase(who, "title", t(session.needs === Needs.name ? "who.change" : "who.sign_out"));
+  dot.dataset.state = connected ? "up" : client === null ? "down" : "away";
+  const state = t(connected ? "state.up" : client === null ? "state.down" : "state.away");
+  setPhrase(dot, "aria-label", state);
+  setPhrase(dot, "title", state);
+}
+
+function changeName() {
+  if (session.needs !== Needs.name) {
+    session.signOut();
+    location.reload();
+    return;
+  }
+  const input = h("input", { value: session.client?.account ?? "", maxLength: 64, required: true });
+  const dialog = h("dialog", { class: "dialog" }, h("form", {
+    method: "dialog",
+    onsubmit: async (/** @type {Event} */ event) => {
+      event.preventDefault();
+      try {
+        await session.signIn({ account: input.value.trim() });
+        dialog.close();
+        location.reload();
+      } catch (error) {
+        notify(describe(error), "error");
+      }
+    },
+  },
+  h("h2", {}, t("who.title")),
+  h("label", { class: "field" }, h("span", { class: "label" }, t("who.name")), input),
+  h("div", { class: "row end" },
+    h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, t("cancel")),
+    h("button", { class: "primary" }, t("save")))));
+  dialog.onclose = () => dialog.remove();
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+// -- the views ------------------------------------------------------------------
+
+/** `#watch=ROOM` is the view "watch" with the parameter ROOM. */
+function route() {
+  const [name = "", parameter = ""] = decodeURIComponent(location.hash.slice(1)).split("=", 2);
+  return name in VIEWS ? { name, parameter } : { name: "live", parameter: "" };
+}
+
+function showTitle() {
+  const view = VIEWS[route().name];
+  document.title = view === undefined ? "tim_trio" : `${text(t(view.title))} · tim_trio`;
+}
+
+function showView() {
+  if (session.client === null) return;
+  const { name, parameter } = route();
+  const description = VIEWS[name];
+  if (description === undefined) return;
+  let view = made.get(name);
+  if (view === undefined) made.set(name, (view = description.make(session)));
+  if (shown !== view) {
+    shown?.hide?.();
+    main.replaceChildren(view.element);
+    shown = view;
+    scrollTo(0, 0);
+  }
+  for (const [at, link] of links.entries()) {
+    if (TABS[at] === description.tab) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  showTitle();
+  view.show(parameter);
+}
+
+function showSignIn() {
+  shown?.hide?.();
+  shown = null;
+  main.replaceChildren(signInView(session, showView));
+}
+
+/** @param {unknown} error */
+function showProblem(error) {
+  main.replaceChildren(h("section", { class: "card narrow" },
+    h("h1", {}, t("problem.title")),
+    h("p", { role: "alert" }, describe(error)),
+    h("button", { type: "button", class: "primary", onclick: () => begin() }, t("retry"))));
+}
+
+async function begin() {
+  main.replaceChildren(h("p", { class: "waiting", role: "status" }, t("connecting")));
+  try {
+    if (await session.begin()) showView();
+    else showSignIn();
+  } catch (error) {
+    showProblem(error);
+  }
+}
+
+session.listeners.add(() => {
+  showWho();
+  if (session.client === null && made.size > 0) showProblem(session.lastError);
+});
+addEventListener("hashchange", showView);
+showWho();
+void begin();
