@@ -70,6 +70,10 @@ def tracks_of(ffprobe: str, path: Path | str, **run: bytes) -> dict[str, Track]:
         packets = [p for p in parsed["packets"] if p["stream_index"] == stream["index"]]
         times = sorted(float(packet["pts_time"]) for packet in packets)
         ends = [float(p["pts_time"]) + float(p.get("duration_time", 0)) for p in packets]
+        if len(times) > 1 and str(path).endswith(".mp4") and stream["codec_type"] == "video":
+            # ffprobe cuts the last picture where an edit list ends, and puts
+            # the list's beginning into that.
+            ends.append(times[0] + float(stream["duration"]))
         tracks[stream["codec_type"]] = Track(
             codec=stream["codec_name"],
             times=tuple(round(time - times[0], 6) for time in times),

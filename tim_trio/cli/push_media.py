@@ -57,49 +57,52 @@ async def push_media(
     token: bytes | None,
     quiet: bool,
 ) -> None:
-    """Publish what the reader reads, to its end.
+    """Publish what the reader reads, to its end, and close the reader.
 
     Raises:
         MediaError: the source cannot be read any further, or not be sent.
         click.ClickException: not everything was handed on.
     """
-    async with client.publish(room, token=token) as source:
-        check_mode(source, mode)
-        progress = progress_of(client, source, quiet=quiet)
-        for track, description in reader.tracks.items():
-            progress.say(f"track {track}: {description}")
-        sent = {track: source.next_seq(track) for track in reader.tracks}
-        if any(source.has_ended(track) for track in reader.tracks):
-            progress.say("all of it has been pushed before")
-            return
-        if any(sent.values()):
-            progress.say(f"going on behind {sum(sent.values())} frames pushed before")
-        await wait_watched(source, progress, wait_subscribers)
-        sender = _Sender(source, client, skip=sent, waits=not reader.is_live)
-        pacer = _Pacer() if paced and not reader.is_live else None
-        async with progress.shown(client):
+    try:
+        async with client.publish(room, token=token) as source:
+            check_mode(source, mode)
+            progress = progress_of(client, source, quiet=quiet)
+            for track, description in reader.tracks.items():
+                progress.say(f"track {track}: {description}")
+            sent = {track: source.next_seq(track) for track in reader.tracks}
+            if any(source.has_ended(track) for track in reader.tracks):
+                progress.say("all of it has been pushed before")
+                return
             if any(sent.values()):
-                skipped = await trio.to_thread.run_sync(reader.skip_passes, sent)
-                for track, count in skipped.items():
-                    sender.skip[track] = max(0, sender.skip.get(track, 0) - count)
-            while frames := await trio.to_thread.run_sync(reader.read, abandon_on_cancel=True):
-                for frame in frames:
-                    if not sender.is_news(frame):
-                        continue
-                    if pacer is not None:
-                        await pacer.wait(frame.due_us)
-                    await sender.send(frame)
-                    progress.frames += 1
-                    progress.bytes += len(frame.payload)
-            if sum(sender.skip.values()):
-                raise click.ClickException(
-                    f"{sum(sent.values())} frames were pushed with this token before, "
-                    "but the input has fewer: is it the same?"
-                )
-            if not client.is_connected:
-                await client.wait_connected()
-            result = await source.unpublish()
-        check_result(source, result, took_over=token is not None)
+                progress.say(f"going on behind {sum(sent.values())} frames pushed before")
+            await wait_watched(source, progress, wait_subscribers)
+            sender = _Sender(source, client, skip=sent, waits=not reader.is_live)
+            pacer = _Pacer() if paced and not reader.is_live else None
+            async with progress.shown(client):
+                if any(sent.values()):
+                    skipped = await trio.to_thread.run_sync(reader.skip_passes, sent)
+                    for track, count in skipped.items():
+                        sender.skip[track] = max(0, sender.skip.get(track, 0) - count)
+                while frames := await trio.to_thread.run_sync(reader.read, abandon_on_cancel=True):
+                    for frame in frames:
+                        if not sender.is_news(frame):
+                            continue
+                        if pacer is not None:
+                            await pacer.wait(frame.due_us)
+                        await sender.send(frame)
+                        progress.frames += 1
+                        progress.bytes += len(frame.payload)
+                if sum(sender.skip.values()):
+                    raise click.ClickException(
+                        f"{sum(sent.values())} frames were pushed with this token before, "
+                        "but the input has fewer: is it the same?"
+                    )
+                if not client.is_connected:
+                    await client.wait_connected()
+                result = await source.unpublish()
+            check_result(source, result, took_over=token is not None)
+    finally:
+        reader.close()
 
 
 class _Sender:

@@ -8,6 +8,7 @@ Source: protocol.md, Annex A.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -71,6 +72,7 @@ class MediaReader:
         """
         self._source = source
         self._loop = loop
+        self._busy = threading.Lock()
         self._timeline = Timeline()
         self._inits: dict[int, MediaInit] = {}
         self._ends_us: dict[int, int] = {}
@@ -82,8 +84,12 @@ class MediaReader:
         self._begin_pass()
 
     def close(self) -> None:
-        """Close the source. Idempotent."""
-        self._pass.close()
+        """Close the source, unless a thread that was abandoned still reads it. Idempotent."""
+        if self._busy.acquire(blocking=False):
+            try:
+                self._pass.close()
+            finally:
+                self._busy.release()
 
     def read(self) -> list[Frame]:
         """Return the next frames, none at the end. Blocks until there are some.
@@ -91,6 +97,10 @@ class MediaReader:
         Raises:
             MediaError: the source can be read no further.
         """
+        with self._busy:
+            return self._read()
+
+    def _read(self) -> list[Frame]:
         frames: list[Frame] = []
         size = 0
         while not self._ended:
