@@ -34,7 +34,7 @@ help: ## list the targets
 
 run: $(VENV)/.installed ## install what is missing and start the server
 	@cat tools/next-steps.txt
-	@exec $(PYTHON) -m tim_trio serve $(ARGS)
+	@exec $(PYTHON) -m tim_trio serve --greet $(ARGS)
 
 cluster: $(VENV)/.installed ## run etcd and three nodes on this machine; NODES=5 for more
 	@tools/need-programs etcd=etcd-server

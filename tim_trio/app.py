@@ -35,24 +35,29 @@ if TYPE_CHECKING:
     from tim_trio.cluster.service import Node
 
 _log = get_logger("app")
+_GREETING = """
+The page: {}
+Open it in a browser and click "Test picture": that is a live stream.
+"""
 
 
 class Expelled(TimError):
     """The cluster went on without this node."""
 
 
-def run_server(config: ServerConfig, *, is_worker: bool = False) -> int:
+def run_server(config: ServerConfig, *, is_worker: bool = False, greet: bool = False) -> int:
     """Run a server until SIGTERM or SIGINT; return the process's exit code.
 
     Prints ``listening KIND HOST:PORT`` (tcp, tls, web, web-tls) per listener
     on standard output once it accepts. A second signal ends the
-    drain at once. SIGUSR1 logs figures.
+    drain at once. SIGUSR1 logs figures. ``greet`` adds a line for people that
+    says where the page is.
     """
     setup_logging(log_format=config.log_format, log_level=config.log_level)
     raise_open_files_limit()
     tame_garbage_collector()
     try:
-        trio.run(_main, config, is_worker)
+        trio.run(_main, config, is_worker, greet)
     except TimError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -79,15 +84,15 @@ def tame_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 1_000)
 
 
-async def _main(config: ServerConfig, is_worker: bool) -> None:
+async def _main(config: ServerConfig, is_worker: bool, greet: bool) -> None:
     async with open_accounts(config) as accounts:
-        if await _serve(config, accounts, is_worker):
+        if await _serve(config, accounts, is_worker, greet):
             raise Expelled(
                 "the cluster went on without this node, whose clients have left: start it anew"
             )
 
 
-async def _serve(config: ServerConfig, accounts: Accounts, is_worker: bool) -> bool:
+async def _serve(config: ServerConfig, accounts: Accounts, is_worker: bool, greet: bool) -> bool:
     """Serve until a signal; True when it ended because the cluster expelled this node."""
     server = Server(
         config.limits,
@@ -129,6 +134,8 @@ async def _serve(config: ServerConfig, accounts: Accounts, is_worker: bool) -> b
                 ):
                     for listener in opened:
                         print(f"listening {kind} {describe(listener)}", flush=True)
+                if greet:
+                    _greet(web_listeners, web_tls_listeners)
                 nursery.start_soon(_tell_on_signal, server, questions)
                 nursery.start_soon(_stop_on_signal, server, node, signals, nursery.cancel_scope)
                 if node is not None:
@@ -159,6 +166,12 @@ async def _stop_when_expelled(server: Server, node: Node, everything: trio.Cance
     await node.wait_expelled()
     await server.drain()
     everything.cancel()
+
+
+def _greet(web: list[socket.socket], web_tls: list[socket.socket]) -> None:
+    for scheme, listeners in (("http", web), ("https", web_tls)):
+        for listener in listeners[:1]:
+            print(_GREETING.format(f"{scheme}://{describe(listener)}/"), flush=True)
 
 
 def _open_listeners(

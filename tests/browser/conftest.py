@@ -31,14 +31,15 @@ Visit = Callable[..., Visitor]
 def serving(*options: str) -> Iterator[str]:
     """Run a server in a process of its own; yield the page's address."""
     command = [sys.executable, "-m", "tim_trio", "serve"]
-    command += ["--tcp", "127.0.0.1:0", "--web", "127.0.0.1:0", *options]
+    command += ["--tcp", "127.0.0.1:0", "--web", "127.0.0.1:0", "--greet", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            lines = process.stdout.readline() + process.stdout.readline()
-            found = re.search(r"^listening web (\S+)$", lines, re.MULTILINE)
+            lines = "".join(process.stdout.readline() for _ in range(4))
+            # What `make run` ends with, for a newcomer to open.
+            found = re.search(r"^The page: (http://\S+/)$", lines, re.MULTILINE)
             assert found is not None, lines
-            yield f"http://{found[1]}/"
+            yield found[1]
         finally:
             process.terminate()
             process.wait(timeout=20)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     metavar="HOST:PORT",
     help="Serve them here with TLS, beside --web. May be repeated.",
 )
+@click.option("--greet", is_flag=True, help="Say in the end where the page is.")
 @click.option(
     "--cluster",
     metavar="etcd://HOST:PORT,...",
@@ -93,6 +94,7 @@ def serve(
     advertise: str | None,
     node_name: str | None,
     workers: int,
+    greet: bool,
     file: Path | None,
     settings: tuple[str, ...],
 ) -> int:
@@ -140,7 +142,7 @@ def serve(
     if workers == 1:
         from tim_trio.app import run_server
 
-        return run_server(config)
+        return run_server(config, greet=greet)
     return _serve_as_workers(config, workers)
 
 

@@ -8,6 +8,7 @@ import { Needs, SessionState } from "./session.js";
 import { recall, remember } from "./settings.js";
 import { signInView } from "./sign_in.js";
 import { liveView } from "./live.js";
+import { meetingView } from "./meeting.js";
 import { watchView } from "./watch.js";
 
 /**
@@ -26,8 +27,11 @@ import { watchView } from "./watch.js";
 const VIEWS = {
   live: { make: liveView, tab: "live", title: "nav.live" },
   watch: { make: watchView, tab: "live", title: "nav.watch" },
+  meeting: { make: meetingView, tab: "meeting", title: "nav.meeting" },
 };
-const TABS = ["live"];
+/** Names of views by the names that links use for them. */
+const ALIASES = /** @type {Record<string, string>} */ ({ meet: "meeting" });
+const TABS = ["live", "meeting"];
 
 const session = new SessionState();
 /** @type {Map<string, View>} */
@@ -131,7 +135,8 @@ function changeName() {
 /** `#watch=ROOM` is the view "watch" with the parameter ROOM. */
 function route() {
   const [name = "", parameter = ""] = decodeURIComponent(location.hash.slice(1)).split("=", 2);
-  return name in VIEWS ? { name, parameter } : { name: "live", parameter: "" };
+  const known = ALIASES[name] ?? name;
+  return known in VIEWS ? { name: known, parameter } : { name: "live", parameter: "" };
 }
 
 function showTitle() {

@@ -15,6 +15,8 @@ const CLOSEST_US = 0.8e6 / FRAMERATE;
 /** Chunks wait so long for the INITs of the other tracks, which come first. */
 const INIT_WAIT_MS = 600;
 const LOOK_MS = 500;
+/** How often the dark picture is sent that stands for a camera that is off. */
+const BLANK_US = 1_000_000;
 const MOST_ENCODING = 4;
 
 /**
@@ -50,6 +52,7 @@ export class Publisher {
     this.onStats = null;
     /** Called when it cannot go on. @type {((error: Error) => void) | null} */
     this.onError = null;
+    /** Off: a dark picture is sent in its place, now and then. */
     this.videoOn = true;
     this._height = height;
     this._stopped = false;
@@ -144,7 +147,14 @@ export class Publisher {
     }
     this._lastFrameUs = timestampUs;
     this.onPreview?.(frame);
-    if (this.videoOn) this._encode(frame, timestampUs);
+    if (this.videoOn) {
+      this._encode(frame, timestampUs);
+    } else if (timestampUs - this._lastKeyUs >= BLANK_US) {
+      const blank = blankLike(frame);
+      this._lastKeyUs = -Infinity;
+      this._encode(blank, timestampUs);
+      blank.close();
+    }
     frame.close();
   }
 
@@ -347,6 +357,22 @@ export class Publisher {
     });
     this._sentBefore = { pictures, bytes };
   }
+}
+
+/**
+ * A dark picture of the same size and time.
+ *
+ * @param {VideoFrame} frame
+ */
+function blankLike({ displayWidth, displayHeight, timestamp }) {
+  const width = 2 * Math.ceil(displayWidth / 2);
+  const height = 2 * Math.ceil(displayHeight / 2);
+  const planes = new Uint8Array((width * height * 3) / 2).fill(128);
+  planes.fill(22, 0, width * height);
+  return new VideoFrame(planes, {
+    format: "I420", codedWidth: width, codedHeight: height, timestamp,
+    displayWidth, displayHeight,
+  });
 }
 
 /** @param {AllowSharedBufferSource | undefined} description */

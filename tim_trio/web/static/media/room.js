@@ -19,6 +19,7 @@ export class RoomPlayer {
    * @param {(source: number) => boolean} [options.ignore] sources not to play, as one's own
    * @param {(tile: Tile) => void} options.onTile a source began
    * @param {(tile: Tile, reason: number) => void} options.onTileGone it left
+   * @param {() => void} [options.onSources] who publishes has changed
    * @param {(state: "away" | "back") => void} [options.onConnection]
    * @param {(error: Error | null) => void} [options.onEnd]
    */
@@ -77,10 +78,12 @@ export class RoomPlayer {
         break;
       case "joined":
         this.accounts.set(item.source, item.account);
+        this._options.onSources?.();
         break;
       case "left":
         this.accounts.delete(item.source);
         this._remove(item.source, item.reason);
+        this._options.onSources?.();
         break;
       case "reconnecting":
         this._options.onConnection?.("away");

@@ -1,0 +1,90 @@
+"""A meeting of four: asking to speak, being allowed to, and losing the right again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.conftest import Visit
+from tests.browser.visitor import Visitor
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+
+SMALL = (640, 520)
+
+
+def test_four_people_meet(site: str, visit: Visit) -> None:
+    host = visit(site + "#meeting", name="helga")
+    choose(host, "test")
+    host.page.click("text=Start a meeting")
+    host.page.wait_for_selector("[data-do=end]")
+    room = host.page.inner_text("h1.room-id")
+    guests = [
+        visit(f"{site}#meet={room}", name=name, size=SMALL) for name in ("bob", "carol", "dan")
+    ]
+    for guest in guests:
+        choose(guest, "camera")
+        guest.page.click("button:has-text('Join')")
+        guest.wait_for_picture()
+        assert tiles(guest) == {"helga"}
+
+    everybody = [host, *guests]
+    present = {"helga"}
+    for guest, name in zip(guests, ("bob", "carol", "dan"), strict=True):
+        guest.page.click("[data-do=ask]")
+        host.page.click(f"[data-grant={name}]")
+        present.add(name)
+        for person in everybody:
+            wait_for_tiles(person, present)
+    for person in everybody:
+        person.page.wait_for_function(_ALL_MOVE)
+    host.photograph("meeting")
+
+    # Muted, nobody hears him; the others go on.
+    guests[0].page.click("text=Mute")
+    guests[0].page.wait_for_selector("button[aria-pressed=true]:has-text('Unmute')")
+
+    host.page.click("[data-revoke=carol]")
+    present.remove("carol")
+    carol = guests[1].page
+    carol.wait_for_selector("text=took the right to speak away")
+    for person in everybody:
+        wait_for_tiles(person, present)
+    assert carol.is_visible("[data-do=ask]")
+
+    guests[2].page.click("[data-do=leave]")
+    present.remove("dan")
+    for person in everybody[:3]:
+        wait_for_tiles(person, present)
+
+    host.page.click("[data-do=end]")
+    for person in (host, guests[0], guests[1]):
+        person.page.wait_for_selector("text=The meeting has ended.")
+
+
+def choose(person: Visitor, picture: str) -> None:
+    person.page.select_option("select:has(option[value=test])", picture)
+    # Four times four pictures, and no graphics card.
+    person.page.select_option("select:has(option[value='180'])", "180")
+
+
+def tiles(person: Visitor) -> set[str]:
+    names = person.page.locator(".tile .name").all_inner_texts()
+    return {name.removesuffix(" (you)") for name in names}
+
+
+def wait_for_tiles(person: Visitor, names: set[str]) -> None:
+    """Wait until the grid shows these people, one's own picture among them."""
+    person.page.wait_for_function(
+        """wanted => {
+          const shown = [...document.querySelectorAll(".tile .name")].map((each) =>
+            each.textContent.replace(" (you)", ""));
+          return JSON.stringify(shown.sort()) === JSON.stringify(wanted);
+        }""",
+        arg=sorted(names),
+    )
+
+
+_ALL_MOVE = """() => {
+  const canvases = [...document.querySelectorAll(".tile canvas:not(.own)")];
+  return canvases.length === 3 && canvases.every((each) => each.player.stats.framesDrawn > 20);
+}"""
