@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import trio
@@ -12,6 +11,8 @@ import trio
 from tests.cluster.etcd_process import EtcdMember
 from tests.cluster.nodes import Cloud, cloud, eventually
 from tim_trio.cluster.dialing import DialFailed
+from tim_trio.cluster.link import NodeLink
+from tim_trio.cluster.links import Links
 from tim_trio.core.outbox import Outbox
 from tim_trio.errors import Code, CreatorAbsent, room_error
 from tim_trio.limits import KIB, Limits
@@ -197,29 +198,20 @@ async def test_a_node_that_leaves_hands_over(three: Cloud) -> None:
 
 def cut(monkeypatch: pytest.MonkeyPatch, nodes: Cloud, one: str, other: str) -> None:
     """Let two nodes not link to each other any more; both reach all others."""
-    for name, peer in ((one, other), (other, one)):
-        cluster = nodes[name].cluster
-        dial, admit = cluster._dial_once, cluster.open
+    dial, admit = Links._dial_once, Links.open
 
-        async def dial_once(to: str, *, dial: Any = dial, peer: str = peer) -> None:
-            if to == peer:
-                raise DialFailed("cut")
-            await dial(to)
+    async def dial_once(links: Links, peer: str) -> None:
+        if {links.me, peer} == {one, other}:
+            raise DialFailed("cut")
+        await dial(links, peer)
 
-        def open_link(
-            node: str,
-            request: messages.Link,
-            outbox: Outbox,
-            *,
-            admit: Any = admit,
-            peer: str = peer,
-        ) -> Any:
-            if node == peer:
-                raise room_error(Code.UNAVAILABLE)
-            return admit(node, request, outbox)
+    def open_link(links: Links, node: str, request: messages.Link, outbox: Outbox) -> NodeLink:
+        if {links.me, node} == {one, other}:
+            raise room_error(Code.UNAVAILABLE)
+        return admit(links, node, request, outbox)
 
-        monkeypatch.setattr(cluster, "_dial_once", dial_once)
-        monkeypatch.setattr(cluster, "open", open_link)
+    monkeypatch.setattr(Links, "_dial_once", dial_once)
+    monkeypatch.setattr(Links, "open", open_link)
     link = nodes[one].cluster.links.get(other)
     if link is not None:
         link.outbox.abort(None)

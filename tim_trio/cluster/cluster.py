@@ -10,21 +10,18 @@ Source: protocol.md, section 12; docs/cluster.md.
 from __future__ import annotations
 
 import functools
-import math
-import random
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
 import trio
 
-from tim_trio.cluster.dialing import DialFailed, connect, open_dialed
-from tim_trio.cluster.directory import EtcdDirectory, lease_seconds
+from tim_trio.cluster.directory import EtcdDirectory
 from tim_trio.cluster.link import NodeLink
-from tim_trio.cluster.membership import EventLog, Membership, NodeInfo
+from tim_trio.cluster.links import DEAD_S, Links
+from tim_trio.cluster.membership import EventLog, Membership
+from tim_trio.cluster.minding import Minder
 from tim_trio.cluster.room import Bond, RoomHost, SharedRoom
-from tim_trio.cluster.secret import Verifier, prove
 from tim_trio.cluster.tree import (
     Accept,
     Action,
@@ -37,21 +34,14 @@ from tim_trio.cluster.tree import (
     Tree,
 )
 from tim_trio.core.manager import RoomManager
-from tim_trio.core.outbox import Outbox
 from tim_trio.core.room import Room
-from tim_trio.core.session import Session
 from tim_trio.core.sources import Source
-from tim_trio.errors import ClusterError, Code, RemoteProtocolError, room_error
-from tim_trio.net.connection import Arrival, TcpConnection
-from tim_trio.net.readiness import ReadinessLoop
+from tim_trio.errors import ClusterError, Code, RemoteProtocolError
 from tim_trio.protocol.layout import UNLIMITED_CREDIT
 from tim_trio.protocol.messages import (
-    Authenticate,
     Credit,
     Error,
     Gap,
-    Link,
-    LinkAnswer,
     LinkExpelled,
     LinkInvite,
     LinkOutcome,
@@ -64,7 +54,6 @@ from tim_trio.protocol.messages import (
     RoomClosedReason,
     RoomMode,
     SourceLeft,
-    SourceLeftReason,
     Unsubscribe,
     UnsubscribeAnswer,
 )
@@ -73,19 +62,9 @@ from tim_trio.protocol.runs import Run
 #: Nodes that are asked for a way to the root, the relay first.
 RANKING: Final = 16
 _TICK_S: Final = 0.25
-_PING_S: Final = 0.5
-#: A peer that is silent for so long is dead, or as good as that.
-_DEAD_S: Final = 1.5
-_DIAL_S: Final = 1.0
 _ASK_S: Final = 1.0
-_LOOK_S: Final = 2.0
-_LONGEST_LOOK_S: Final = 30.0
-#: A room that nobody uses here stays for who comes back.
-_UNUSED_S: Final = 2.0
-_FORGET_S: Final = 30.0
 #: Other tasks get a turn after so much ranking.
 _TURN_S: Final = 0.003
-_LONGEST_REDIAL_S: Final = 5.0
 
 
 @attrs.define(eq=False)
@@ -100,24 +79,18 @@ class Cluster(RoomHost):
     membership: Membership
     directory: EtcdDirectory
     log: EventLog
-    secret: bytes = attrs.field(repr=False)
     nursery: trio.Nursery
-    readiness: ReadinessLoop[Arrival]
+    links: Links
     fanout: int = 64
-    links: dict[str, NodeLink] = attrs.field(factory=dict)
     #: Carries out a FORWARD; set by who knows requests.
     on_forward: Callable[[NodeLink, Any, int, float], None] = lambda *_: None
     failovers: int = 0
-    _dialing: dict[str, list[Callable[[NodeLink | None], None]]] = attrs.field(factory=dict)
-    _redialing: set[str] = attrs.field(factory=set)
-    _connections: dict[Outbox, TcpConnection] = attrs.field(factory=dict)
     # What came for a room while it is looked up, in order.
     _opening: dict[int, list[Callable[[], None]]] = attrs.field(factory=dict)
     _members_changed: trio.Event = attrs.field(factory=trio.Event)
-    _verifier: Verifier = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._verifier = Verifier(self.me, self.secret)
+        self.links.host = self
         self.manager.make_room = self._make_room
 
     @property
@@ -249,9 +222,9 @@ class Cluster(RoomHost):
             holder = room.holders.get(source.number)
             if holder is not None and holder.node == self.me:
                 self.released(room, source.number, holder.epoch)
-        self._drop(room, RoomClosedReason.PATH_LOST, now)
+        self.drop(room, RoomClosedReason.PATH_LOST, now)
 
-    def _drop(self, room: SharedRoom, reason: RoomClosedReason, now: float) -> None:
+    def drop(self, room: SharedRoom, reason: RoomClosedReason, now: float) -> None:
         """End a room here; it may live on elsewhere."""
         room.tree.want(False)
         room.tree.invited(False)
@@ -274,11 +247,12 @@ class Cluster(RoomHost):
             case Redirect(peer, to):
                 self._redirect(room, peer, to, now)
             case TellPath(peer, path):
-                if peer in self.links:
-                    self.links[peer].tell(LinkPath(room=room.number, path=list(path)), now)
+                link = self.links.get(peer)
+                if link is not None:
+                    link.tell(LinkPath(room=room.number, path=list(path)), now)
             case Invite(peer, warm):
                 invitation = LinkInvite(room=room.number, warm=warm)
-                self.with_link(peer, functools.partial(_tell, invitation))
+                self.links.with_link(peer, functools.partial(_tell, invitation))
 
     def _ask(self, room: SharedRoom, peer: str, waiting: tuple[str, ...], now: float) -> None:
         room.ask_until = now + _ASK_S
@@ -295,7 +269,7 @@ class Cluster(RoomHost):
                     request, functools.partial(self._on_answer, room, link), trio.current_time()
                 )
 
-        self.with_link(peer, send)
+        self.links.with_link(peer, send)
 
     def _on_answer(self, room: SharedRoom, link: NodeLink, answer: object) -> None:
         now = trio.current_time()
@@ -314,7 +288,7 @@ class Cluster(RoomHost):
             case Error(code=Code.NO_SUCH_ROOM):
                 room.tree.refused(peer)
                 if self.room(room.number) is room:
-                    self._drop(room, RoomClosedReason.REMOVED, now)
+                    self.drop(room, RoomClosedReason.REMOVED, now)
                     return
             case Error():
                 room.tree.refused(peer)
@@ -348,9 +322,9 @@ class Cluster(RoomHost):
             bond.as_parent = False
             if not bond.as_child:
                 room.unbond(peer)
-        if peer in self.links or peer in self._dialing:
+        if self.links.is_near(peer):
             leave = Unsubscribe(room=room.number)
-            self.with_link(peer, functools.partial(_ask_in_passing, leave))
+            self.links.with_link(peer, functools.partial(_ask_in_passing, leave))
 
     def _accept(self, room: SharedRoom, peer: str, path: tuple[str, ...], now: float) -> None:
         link = self.links.get(peer)
@@ -398,152 +372,20 @@ class Cluster(RoomHost):
                 return info.name
         return None
 
-    # Links
+    # Links (LinksHost)
 
-    def with_link(self, peer: str, use: Callable[[NodeLink | None], None]) -> None:
-        """Call ``use`` with the link to a node, in the order of the calls; with
-        None if it cannot be had."""
-        link = self.links.get(peer)
-        if link is not None:
-            use(link)
-        elif peer in self._dialing:
-            self._dialing[peer].append(use)
-        else:
-            self._dialing[peer] = [use]
-            self.nursery.start_soon(self._dial, peer)
-
-    async def _dial(self, peer: str) -> None:
-        try:
-            if peer not in self.links:
-                await self._dial_once(peer)
-        except DialFailed as error:
-            self.log.info("link failed", node=peer, error=str(error))
-        finally:
-            link = self.links.get(peer)
-            for use in self._dialing.pop(peer, []):
-                use(link)
-            if link is None:
-                self._redial_later(peer)
-
-    async def _dial_once(self, peer: str) -> None:
-        """Open a connection and return when it is a link, or is none."""
-        info = self.membership.nodes.get(peer)
-        if info is None or self.membership.expelled.is_set():
-            raise DialFailed(f"{peer} is not a member, or we are not")
-        sock = await connect(info.address, _DIAL_S)
-        proof = prove(self.secret, self.me, peer, time.time_ns() // 1_000_000)
-        done = trio.Event()
-
-        def on_link(session: Session, answer: LinkAnswer, now: float) -> None:
-            if answer.node != info.name or answer.incarnation != info.incarnation:
-                raise RemoteProtocolError("another node than the one that was dialed")
-            link = NodeLink(info.name, info.incarnation, True, session.outbox, self)
-            session.link = link
-            link.begin(now)
-            done.set()
-
-        connection = open_dialed(
-            sock, self.manager, self.readiness, self.membership.me, proof, on_link
-        )
-
-        async def run() -> None:
-            try:
-                await connection.run()
-            except Exception as failure:
-                self.log.error("internal error", node=peer, exc_info=failure)
-            finally:
-                done.set()
-
-        self._connections[connection.session.outbox] = connection
-        self.nursery.start_soon(run)
-        with trio.move_on_after(_DIAL_S):
-            await done.wait()
-        if not done.is_set():
-            connection.close(Code.HANDSHAKE_TIMEOUT)
-        self._connections.pop(connection.session.outbox, None)
-
-    def _redial_later(self, peer: str) -> None:
-        """Link to a member again that could not be reached, until it can."""
-        if peer not in self._redialing and peer in self.membership.nodes:
-            self._redialing.add(peer)
-            self.nursery.start_soon(self._redial, peer)
-
-    async def _redial(self, peer: str) -> None:
-        try:
-            pause_s = _TICK_S
-            while not self.membership.expelled.is_set():
-                await trio.sleep(random.uniform(0, pause_s))
-                if peer in self.links or peer not in self.membership.nodes:
-                    return
-                if peer not in self._dialing:
-                    self._dialing[peer] = []
-                    try:
-                        await self._dial_once(peer)
-                    except DialFailed:
-                        pass
-                    finally:
-                        link = self.links.get(peer)
-                        for use in self._dialing.pop(peer, []):
-                            use(link)
-                pause_s = min(pause_s * 2, _LONGEST_REDIAL_S)
-        finally:
-            self._redialing.discard(peer)
-
-    # LinkGate: those who dial us
-
-    def authenticate(self, request: Authenticate) -> str:
-        self._verifier.verify(request.account, request.secret, time.time_ns() // 1_000_000)
-        return request.account
-
-    def open(self, node: str, request: Link, outbox: Outbox) -> NodeLink:
-        info = self.membership.nodes.get(node)
-        if request.node != node:
-            raise room_error(Code.BAD_REQUEST, "the name is another than the one proved")
-        if info is None or info.incarnation != request.incarnation:
-            raise room_error(Code.UNAVAILABLE, "not a member, as etcd is seen here")
-        if self.membership.expelled.is_set():
-            raise room_error(Code.UNAVAILABLE)
-        known = self.links.get(node)
-        ours_stays = self.me < node and (
-            node in self._dialing or (known is not None and known.dialed)
-        )
-        if ours_stays and (known is None or known.incarnation == request.incarnation):
-            raise room_error(Code.UNAVAILABLE, "a link is there, or on its way")
-        return NodeLink(node, request.incarnation, False, outbox, self)
-
-    def link_up(self, link: NodeLink, now: float) -> None:
-        other = self.links.get(link.peer)
-        if other is not None:
-            if other.dialed and not link.dialed and other.incarnation == link.incarnation:
-                ours_stays = self.me < link.peer
-            else:
-                ours_stays = False
-            loser = link if ours_stays else other
-            if loser is other:
-                other.close(Code.BYE, now)
-            else:
-                link.close(Code.BYE, now)
-                return
-        self.links[link.peer] = link
-        self.log.info("link up", node=link.peer, dialed=link.dialed)
-        for use in self._dialing.pop(link.peer, []):
-            use(link)
+    def link_is_up(self, link: NodeLink, now: float) -> None:
         for room in self.shared_rooms():
             room.tree.link_up(link.peer)
             self.act(room, now)
 
-    def link_lost(self, link: NodeLink, now: float) -> None:
-        if self.links.get(link.peer) is not link:
-            return
-        del self.links[link.peer]
-        self.log.info("link lost", node=link.peer)
+    def link_is_lost(self, link: NodeLink, now: float) -> None:
         for room in self.shared_rooms():
             room.questions.pop(link.peer, None)
             room.unbond(link.peer)
             room.tree.link_down(link.peer)
         for room in self.shared_rooms():
             self.act(room, now)
-        self._redial_later(link.peer)
 
     def link_run(self, link: NodeLink, run: Run, now: float) -> int:
         room = self.room(run.room)
@@ -645,17 +487,14 @@ class Cluster(RoomHost):
                 reason = RoomClosedReason(message.reason if message.reason in known else 1)
                 if reason is RoomClosedReason.PATH_LOST and room.mode is RoomMode.LIVE:
                     return
-                self._drop(room, reason, now)
+                self.drop(room, reason, now)
 
     # By themselves
 
     def members_changed(self) -> None:
         """The membership has another view: tell who is out, and rank all rooms anew."""
         now = trio.current_time()
-        for name, link in list(self.links.items()):
-            info = self.membership.nodes.get(name)
-            if info is None or info.incarnation != link.incarnation:
-                link.tell(LinkExpelled(incarnation=link.incarnation), now)
+        self.links.tell_the_expelled(now)
         self._members_changed.set()
 
     async def follow_members(self) -> None:
@@ -677,115 +516,21 @@ class Cluster(RoomHost):
 
     async def run(self) -> None:
         """Watch over links and rooms until cancelled."""
+        minder = Minder(self)
         last = trio.current_time()
         while True:
             await trio.sleep(_TICK_S)
             now = trio.current_time()
-            if now - last > _DEAD_S / 2:
-                # It was us who was away: the others get their chance to be heard.
-                for link in self.links.values():
-                    link.heard_at = now
+            if now - last > DEAD_S / 2:
+                self.links.forgive(now)
             last = now
-            self._watch_links(now)
+            self.links.watch(now)
             for room in self.shared_rooms():
                 try:
-                    self._watch_room(room, now)
+                    minder.watch(room, now)
                 except Exception as failure:
                     # A fault about one room is not to end the node.
                     self.log.error("internal error", room=str(room), exc_info=failure)
-
-    def _watch_links(self, now: float) -> None:
-        for link in list(self.links.values()):
-            if now - link.heard_at > _DEAD_S:
-                self.log.warning("link is silent", node=link.peer)
-                link.close(Code.IDLE_TIMEOUT, now)
-            elif now - max(link.heard_at, link.pinged_at) > _PING_S:
-                link.ping(lambda _: None, now)
-
-    def _watch_room(self, room: SharedRoom, now: float) -> None:
-        tree = room.tree
-        if tree.is_looking and now > room.ask_until:
-            tree.give_up()
-            self.act(room, now)
-        if not tree.is_settled and now > room.look_at:
-            # Ever more seldom: what changes the answer is heard of otherwise.
-            pause_s = min(_LOOK_S * 2**room.looks, _LONGEST_LOOK_S)
-            room.looks += 1
-            room.look_at = now + random.uniform(pause_s / 2, pause_s)
-            tree.look_again()
-            self.act(room, now)
-        if room.idle_since is not None and now - room.idle_since > _UNUSED_S and not room.is_used:
-            if tree.wanted:
-                tree.want(False)
-                self.act(room, now)
-            if now - room.idle_since > _FORGET_S and not tree.is_active and not room.bonds:
-                self._drop(room, RoomClosedReason.IDLE, now)
-                return
-        self._count_viewers(room, now)
-        if tree.is_root:
-            self._mind_holders(room, now)
-            self._renew(room, now)
-
-    def _count_viewers(self, room: SharedRoom, now: float) -> None:
-        below, total = room.viewers_below, room.viewers
-        for bond in room.bonds.values():
-            link = self.links.get(bond.peer)
-            if link is None:
-                continue
-            if bond.as_parent and room.told_up != below:
-                link.tell(LinkViewers(room=room.number, viewers=below), now)
-            if bond.as_child and room.told_down != total:
-                link.tell(LinkViewers(room=room.number, viewers=total), now)
-        if room.told_down not in (-1, total):
-            room.viewers_changed = True
-        room.told_up, room.told_down = below, total
-
-    def _mind_holders(self, room: SharedRoom, now: float) -> None:
-        """End the sources of a node that is gone, when nobody has taken them over."""
-        for number, holder in list(room.holders.items()):
-            if not holder.node or holder.node in self.membership.nodes:
-                holder.gone_since = None
-                continue
-            if holder.gone_since is None:
-                holder.gone_since = now
-            elif now - holder.gone_since > self.manager.node.limits.linger_s:
-                holder.gone_since = math.inf
-                self.nursery.start_soon(self._end_orphan, room, number, holder.epoch)
-
-    async def _end_orphan(self, room: SharedRoom, number: int, epoch: int) -> None:
-        try:
-            if not await self.directory.release_source(room.number, number, epoch):
-                return  # it has been taken over
-        except ClusterError:
-            return
-        source = room.sources.get(number)
-        holder = room.holders.get(number)
-        if source is not None and holder is not None and holder.epoch == epoch:
-            room.end_source(source, SourceLeftReason.CONNECTION_LOST, trio.current_time())
-
-    def _renew(self, room: SharedRoom, now: float) -> None:
-        """Keep a room's lease alive while data arrives."""
-        every_s = lease_seconds(room.idle_timeout_s) / 4
-        if room.last_frame_at > room.renewed_at and now - room.renewed_at > every_s:
-            room.renewed_at = now
-            self.nursery.start_soon(self._renew_once, room)
-
-    async def _renew_once(self, room: SharedRoom) -> None:
-        try:
-            lives = await self.directory.renew_room(room.number)
-        except ClusterError:
-            return
-        if not lives and self.room(room.number) is room:
-            self._drop(room, RoomClosedReason.REMOVED, trio.current_time())
-
-    def nodes(self) -> list[NodeInfo]:
-        return list(self.membership.nodes.values())
-
-    def close(self) -> None:
-        """Close all links: this node is done."""
-        now = trio.current_time()
-        for link in list(self.links.values()):
-            link.close(Code.BYE, now)
 
 
 def _tell(message: object, link: NodeLink | None) -> None:

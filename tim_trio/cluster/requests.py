@@ -348,7 +348,7 @@ class Requests:
                 link.ask(forward, on_answer, trio.current_time())
 
         with trio.move_on_after(_FORWARD_S):
-            self.cluster.with_link(node, send)
+            self.cluster.links.with_link(node, send)
             await done.wait()
         return answers[0] if answers else None
 

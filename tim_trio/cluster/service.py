@@ -16,6 +16,7 @@ import trio
 from tim_trio.cluster.cluster import Cluster
 from tim_trio.cluster.directory import EtcdDirectory
 from tim_trio.cluster.etcd import EtcdClient, open_etcd
+from tim_trio.cluster.links import Links
 from tim_trio.cluster.membership import LEASE_S, Membership, NodeInfo, new_incarnation
 from tim_trio.cluster.requests import ManagersDirectory, Requests
 from tim_trio.errors import ClusterError
@@ -111,14 +112,14 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
         membership = Membership(
             client, settings.prefix, me, _log, lambda: None, lease_s=settings.lease_s
         )
+        links = Links(server.manager, membership, _log, settings.secret, nursery, server.readiness)
         cluster = Cluster(
             server.manager,
             membership,
             directory,
             _log,
-            settings.secret,
             nursery,
-            server.readiness,
+            links,
             fanout=settings.fanout,
         )
         membership.on_change = cluster.members_changed
@@ -127,7 +128,7 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
         server.manager.directory = ManagersDirectory(directory, nursery)
         server.manager.elsewhere = requests
         server.manager.on_presence = requests.on_presence
-        server.gate.links = cluster
+        server.gate.links = links
         await nursery.start(membership.run)
         nursery.start_soon(cluster.follow_members)
         nursery.start_soon(cluster.run)
@@ -135,7 +136,7 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
             yield Node(cluster, server)
         finally:
             with trio.move_on_after(2, shield=True):
-                cluster.close()
+                links.close()
                 with contextlib.suppress(ClusterError):
                     await membership.leave()
             nursery.cancel_scope.cancel()
