@@ -25,8 +25,10 @@ T = TypeVar("T")
 #: Takes the time; returns what wakes the task up, None for nothing.
 Receive = Callable[[float], T | None]
 
-#: Sockets served per look.
-_EVENTS: Final = 256
+#: Sockets served per look. Each may wake its task, and all of those have their
+#: turn before the next look: when thousands join within a second, this is how
+#: long the streams that run wait for them.
+_EVENTS: Final = 32
 #: Other tasks get a turn after so much reading and relaying.
 _TURN_S: Final = 0.003
 #: Many are at it when so many sockets were readable within the window.
@@ -78,7 +80,7 @@ class ReadinessLoop(Generic[T]):
                     # Some looks long, or one that came early would decide it.
                     window_ends = now + max(_WINDOW_S, 4 * self._together_s)
                 await self._serve(events, now)
-                if many and self._together_s:
+                if many and self._together_s and len(events) < _EVENTS:
                     await trio.sleep_until(now + self._together_s)
                 else:
                     await trio.lowlevel.checkpoint()
