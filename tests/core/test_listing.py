@@ -91,6 +91,15 @@ def test_sizes_are_those_of_the_wire() -> None:
     assert encoded(None, [name]) == empty + grant_bytes(name)
 
 
+def test_grants_end_where_they_cannot_be_listed() -> None:
+    room = make_room(Node(Limits(max_frame_bytes=4 * KIB, max_init_bytes=KIB)))
+    names = [f"{number:-<64}" for number in range(100)]
+    granted = [name for name in names if room.grant(name)]
+    assert granted == names[: (4 * KIB - REST) // grant_bytes(names[0])]
+    room.revoke(granted[0])
+    assert room.grant(names[-1])
+
+
 def answers(room: Room) -> list[int]:
     """Return the sizes of the answers that list most."""
     watcher = make_peer(room._node, account="eve")

@@ -1,5 +1,8 @@
 """Credit: how far a source of a reliable room may go, on bare numbers."""
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,6 +155,22 @@ def test_when_everyone_has_left_the_source_waits(course: Course) -> None:
     assert course.pace.told == told
     course.join()
     assert course.left() == WINDOW
+
+
+def test_what_is_queued_of_a_source_that_is_over_is_nobodys_wait(course: Course) -> None:
+    flow = course.join()
+    course.send(WINDOW, flow)
+    subscription, pace = weakref.ref(flow.subscription), weakref.ref(course.pace)
+    course.pace.close()
+    flow.settle(WINDOW, done=True)
+    assert (flow.pending_bytes, course.told) == (0, [])
+    # No cycle keeps either.
+    gc.disable()
+    try:
+        del course.pace, flow
+        assert (pace(), subscription()) == (None, None)
+    finally:
+        gc.enable()
 
 
 def test_repeats_cost_no_ones_room(course: Course) -> None:

@@ -17,10 +17,6 @@ import attrs
 from tim_trio.core.subscription import Subscription
 
 
-def _tell_nobody(limit: int) -> None:
-    pass
-
-
 @attrs.define(eq=False)
 class Flow:
     """One subscriber's part in one source. The ledger of its queued bytes.
@@ -108,7 +104,7 @@ class Pace:
         self.held = None
         self._flows.clear()
         self._slowest = None
-        self._tell = _tell_nobody
+        del self._tell  # without flows there is nothing to tell
 
     def grant(self, subscription: Subscription, limit: int) -> None:
         """The subscriber takes up to ``limit`` bytes, counted from when it joined."""
