@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from tests.core.relations_model import NAMES, Model
+from tests.core.test_requests import Sessions
 from tim_trio.accounts.relations import StoreRelations
 from tim_trio.accounts.store import Store, default_database_url
 from tim_trio.core.relations import ContactChange, Verdict
@@ -71,6 +72,26 @@ class Relations(RuleBasedStateMachine):
 TestRelations = Relations.TestCase
 # Each example makes a database, and each step waits for the disk.
 TestRelations.settings = settings(max_examples=30, stateful_step_count=30)
+
+
+class StoreSessions(Sessions):
+    """The same through sessions, with all that they say to each side."""
+
+    def make_relations(self) -> StoreRelations:
+        self.directory = TemporaryDirectory()
+        self.store = Store(default_database_url(Path(self.directory.name)))
+        self.store.open()
+        for name in NAMES:
+            self.store.add_account(name, "hash")
+        return StoreRelations(self.store)
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.directory.cleanup()
+
+
+TestStoreSessions = StoreSessions.TestCase
+TestStoreSessions.settings = settings(max_examples=15, stateful_step_count=25)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.core.relations_model import NAMES, Model
 from tests.core.test_session import Caller
 from tim_trio.core.accounts import Gate
 from tim_trio.core.manager import RoomManager
-from tim_trio.core.relations import Verdict
+from tim_trio.core.relations import MemoryRelations, Relations, Verdict
 from tim_trio.core.session import Session
 from tim_trio.errors import Code
 from tim_trio.protocol.messages import (
@@ -64,11 +64,14 @@ class Sessions(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.manager = make_manager(command_burst=100_000)
-        gate: Gate[Session] = Gate()
+        gate: Gate[Session] = Gate(relations=self.make_relations())
         self.callers = {name: Caller(self.manager, gate=gate) for name in NAMES}
         self.model = Model()
         for name, caller in self.callers.items():
             trio.run(caller.enter, name)
+
+    def make_relations(self) -> Relations:
+        return MemoryRelations()
 
     @rule(pair=st.permutations(NAMES), action=st.sampled_from(ContactAction))
     def contact(self, pair: list[str], action: ContactAction) -> None:

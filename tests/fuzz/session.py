@@ -6,51 +6,51 @@ little or nothing, drains it, loses it, or moves the clock. Whatever happens,
 
 * a peer's bytes lead to answers or to a close, never to another exception;
 * every request is answered exactly once;
-* each subscriber gets what protocol.md promises (`_Observer`);
+* each subscriber gets what protocol.md promises (`Observer`);
+* contacts and blocks change as their model says, and who is blocked gets nothing through;
 * when all is over, nothing is left: no room, subscriber, source or queued byte.
 
 See `tests.fuzz.engine` for how to run it.
 """
 
+import copy
 import itertools
-import struct
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import attrs
 import trio
 
 from tests.fuzz import engine
 
 with engine.instrumented():
+    from tests.core.relations_model import Model
+    from tests.fuzz.conversations import seeds
+    from tests.fuzz.observer import Observer, TrueTrack
     from tests.protocol.builders import (
-        END,
-        INIT,
-        KEY,
         ROOM,
-        VALID_FILES,
-        control_bytes,
         frames_of_run,
-        load_vectors,
         stream_bytes,
-        vector_bytes,
     )
+    from tim_trio.core.accounts import Gate, OpenAuthenticator
+    from tim_trio.core.inbox import Inbox
     from tim_trio.core.manager import RoomManager
     from tim_trio.core.node import Node
     from tim_trio.core.outbox import Buffer, Outbox
+    from tim_trio.core.relations import MemoryRelations, Verdict
     from tim_trio.core.session import PeerClosed, Session, new_decoder
     from tim_trio.errors import Code, RemoteProtocolError
     from tim_trio.limits import KIB, MIB, Limits
     from tim_trio.protocol import messages
-    from tim_trio.protocol.decoder import ControlFrame, Decoder
-    from tim_trio.protocol.layout import ANSWER_BIT, MAGIC
+    from tim_trio.protocol.decoder import ControlFrame
+    from tim_trio.protocol.layout import MAGIC
     from tim_trio.protocol.messages import UnreadableFields, decode, encode
     from tim_trio.protocol.runs import Run
 
 _PEERS = 3
-_ACCOUNTS = ("alice", "bob")
+_ACCOUNTS = ("alice", "bob", "eve")
 _ONE_WAY = frozenset(
     messages.type_of(message)
     for message in (messages.Credit, messages.LinkPath, messages.LinkViewers)
@@ -84,6 +84,9 @@ def _limits(choices: int) -> Limits:
         max_sources_per_connection=3,
         max_grants_per_room=1,
         idle_timeout_s=30.0,
+        max_account_stream_bytes=KIB,
+        max_receivers=64,
+        account_backlog_bytes=2 * KIB,
     )
 
 
@@ -111,166 +114,6 @@ class _Log:
         str((event, fields))
 
 
-@attrs.define
-class _SeenTrack:
-    """What a subscriber has seen of one track.
-
-    Attributes:
-        account_for: the next seq that must come or be announced lost, once
-            ``started``; before that, the least that may come.
-        must_be_key: no frame but a KEY (or END, or INIT) may come next.
-        init: seq of the newest INIT, -1 for none.
-        ended: END has come.
-        over: END had come before, and only INITs may be sent.
-    """
-
-    last: int = -1
-    account_for: int = 0
-    started: bool = False
-    keyed: bool = False
-    must_be_key: bool = False
-    init: int = -1
-    ended: bool = False
-    over: bool = False
-
-
-@attrs.define
-class _TrueTrack:
-    """What the relay accepted of one track, to compare with what subscribers saw."""
-
-    next_seq: int = 0
-    inits: set[int] = attrs.field(factory=set)
-    ended: bool = False
-
-
-class _Observer:
-    """Reads what one peer was sent, as a client that trusts nothing."""
-
-    def __init__(self, world: "_World") -> None:
-        self._world = world
-        self.answers: Counter[tuple[int, int]] = Counter()
-        #: For requests whose answers do not say what they are about.
-        self.subscribes: deque[messages.Subscribe | None] = deque()
-        self.unsubscribes: deque[messages.Unsubscribe | None] = deque()
-        self._rooms: dict[int, dict[int, dict[int, _SeenTrack]]] = {}
-        self._reliable: set[int] = set()
-        self._closed = False
-
-    def read(self, data: bytes) -> int:
-        """Check everything; return how many bytes of half a frame are left."""
-        decoder = Decoder(max_frame_bytes=MIB, max_init_bytes=KIB)
-        for item in decoder.feed(data):
-            assert not self._closed, "nothing follows CLOSE"
-            if isinstance(item, Run):
-                self._run(item)
-            else:
-                self._control(item)
-        return decoder.buffered_bytes
-
-    def _run(self, run: Run) -> None:
-        sources = self._rooms[run.room]
-        track = sources[run.source].setdefault(run.track, _SeenTrack())
-        true = self._world.tracks[run.room, run.source][run.track]
-        for seq, frame in enumerate(frames_of_run(run), run.first_seq):
-            assert frame in self._world.pushed, "frames arrive as they were pushed"
-            flags = frame[5]
-            assert seq > track.last, "seq rises and never repeats"
-            assert not track.ended, "nothing follows END"
-            assert flags & INIT or not track.over, "nothing but an INIT follows an old END"
-            if flags & INIT and seq < track.account_for:
-                pass  # an INIT may come from within a gap
-            else:
-                assert seq == track.account_for or (not track.started and seq > track.account_for)
-                track.account_for = seq + 1
-            if flags & INIT:
-                track.init = seq
-            elif flags & KEY:
-                before = [init for init in true.inits if init < seq]
-                assert track.init == max(before, default=-1), "a KEY stands behind its INIT"
-            if not flags & INIT:
-                assert not track.must_be_key or flags & (KEY | END)
-                track.started = True
-            track.keyed = track.keyed or bool(flags & KEY)
-            if flags & KEY or not flags & INIT:
-                track.must_be_key = False
-            track.last = seq
-            track.ended = bool(flags & END)
-
-    def _control(self, frame: ControlFrame) -> None:
-        message = decode(frame.type, frame.fields)
-        if frame.type & ANSWER_BIT:
-            number = frame.type ^ ANSWER_BIT
-            if isinstance(message, messages.Error):
-                number = message.request_type
-            self.answers[number, frame.request_id] += 1
-        match message:
-            case messages.SubscribeAnswer():
-                request = self.subscribes.popleft()
-                assert request is not None and request.room == message.room
-                assert message.room not in self._rooms
-                self._subscribed(message, request.start)
-            case messages.UnsubscribeAnswer():
-                unsubscribe = self.unsubscribes.popleft()
-                assert unsubscribe is not None
-                del self._rooms[unsubscribe.room]
-            case messages.Error(request_type=0x14):
-                self.subscribes.popleft()
-            case messages.Error(request_type=0x15):
-                self.unsubscribes.popleft()
-            case messages.RoomClosed():
-                for source in self._rooms.pop(message.room, {}).items():
-                    self._source_over(message.room, *source)
-            case messages.SourceJoined():
-                sources = self._rooms[message.room]
-                assert message.source not in sources
-                sources[message.source] = {}
-            case messages.SourceLeft():
-                tracks = self._rooms[message.room].pop(message.source)
-                self._source_over(message.room, message.source, tracks)
-            case messages.Gap():
-                self._gap(message)
-            case messages.Close():
-                self._closed = True
-
-    def _subscribed(self, answer: messages.SubscribeAnswer, start: messages.StartFrom) -> None:
-        state = messages.TrackState
-        is_live = answer.mode is messages.RoomMode.LIVE
-        waits = is_live and start is messages.StartFrom.GROUP
-        self._rooms[answer.room] = {
-            source.source: {
-                info.track: _SeenTrack(
-                    keyed=bool(info.state & state.KEYED),
-                    must_be_key=waits and bool(info.state & state.KEYED),
-                    over=is_live and info.ended and not info.state & state.CACHED_GROUP,
-                )
-                for info in source.tracks
-            }
-            for source in answer.sources
-            if not source.left
-        }
-        if not is_live:
-            self._reliable.add(answer.room)
-
-    def _source_over(self, room: int, source: int, tracks: dict[int, _SeenTrack]) -> None:
-        for number, true in self._world.tracks[room, source].items():
-            seen = tracks.get(number, _SeenTrack())
-            assert not seen.started or seen.account_for == true.next_seq, "losses are announced"
-            if room not in self._reliable:
-                assert seen.ended or seen.over or not true.ended, "END reaches everyone"
-
-    def _gap(self, gap: messages.Gap) -> None:
-        sources = self._rooms[gap.room]
-        track = sources[gap.source].setdefault(gap.track, _SeenTrack())
-        assert gap.first_seq <= gap.last_seq
-        if gap.room in self._reliable:
-            assert gap.reason != messages.GapReason.LAGGED, "a reliable room drops nothing"
-        if track.started:
-            assert gap.first_seq == track.account_for, "a lost seq is in exactly one GAP"
-        track.account_for = max(track.account_for, gap.last_seq + 1)
-        if gap.reason == messages.GapReason.LAGGED and track.keyed:
-            track.must_be_key = True
-
-
 class _Peer:
     """One connection: what a server does with it, and the socket it would have."""
 
@@ -282,7 +125,7 @@ class _Peer:
         self.aborted = False
         self.requests: Counter[tuple[int, int]] = Counter()
         self.mistakes: Counter[tuple[int, int]] = Counter()  # one-way: may be answered
-        self.observer = _Observer(world)
+        self.observer = Observer(world.pushed, world.tracks)
         self.has_writer = False
         self.outbox = Outbox(
             self._transmit,
@@ -292,8 +135,14 @@ class _Peer:
         )
         self.decoder = new_decoder(world.manager)
         self.session = Session(
-            world.manager, self.outbox, self.decoder, world.now, is_loopback=is_operator
+            world.manager,
+            self.outbox,
+            self.decoder,
+            world.now,
+            gate=world.gate,
+            is_loopback=is_operator,
         )
+        self.inbox: Inbox | None = None
         self.next_seq: Counter[tuple[int, int, int]] = Counter()
 
     def _transmit(self, data: Buffer) -> int:
@@ -365,10 +214,14 @@ class _Peer:
                 request if isinstance(request, messages.Unsubscribe) else None
             )
         try:
-            await self.session.receive_control(frame, self.world.now)
+            async with self.world.watching(self.session.account, request):
+                await self.session.receive_control(frame, self.world.now)
         except (RemoteProtocolError, PeerClosed):
             self.requests = before  # closed instead of answered
             raise
+        finally:
+            if self.session.member is not None:
+                self.inbox = self.session.member.inbox
 
     async def drain(self) -> None:
         """Write what is queued as a connection's writer does."""
@@ -415,6 +268,7 @@ class _Peer:
             assert self.requests <= answers, "every request is answered exactly once"
         assert not self.outbox.live_bytes
         assert not self.outbox.control.pending_bytes
+        assert self.inbox is None or not (self.inbox.pending_bytes or self.inbox.shares)
         assert self.outbox.pending_bytes, "nobody writes directly to a closed outbox"
 
 
@@ -424,10 +278,13 @@ class _World:
     def __init__(self, choices: int) -> None:
         self.now = 1000.0
         self.pushed: set[bytes] = set()
-        self.tracks: defaultdict[tuple[int, int], dict[int, _TrueTrack]] = defaultdict(dict)
+        self.tracks: defaultdict[tuple[int, int], dict[int, TrueTrack]] = defaultdict(dict)
         rooms = itertools.count(ROOM)
         self.manager = RoomManager(Node(_limits(choices)), _Log(), draw=lambda: next(rooms))
         self._request_ids = itertools.count(1)
+        self.authenticator = OpenAuthenticator()
+        self.gate: Gate[Session] = Gate(self.authenticator, MemoryRelations(3, 12))
+        self.model = Model()
         self.peers = [_Peer(self, is_operator=not index) for index in range(_PEERS)]
 
     def record(self, run: Run) -> None:
@@ -436,11 +293,62 @@ class _World:
         source = room.sources.get(run.source) if room is not None else None
         track = source.tracks.get(run.track) if source is not None else None
         if track is not None:
-            true = self.tracks[run.room, run.source].setdefault(run.track, _TrueTrack())
+            true = self.tracks[run.room, run.source].setdefault(run.track, TrueTrack())
             true.next_seq = track.next_seq
             true.ended = track.ended
             if track.init is not None:
                 true.inits.add(int.from_bytes(track.init[20:28], "big"))
+
+    @asynccontextmanager
+    async def watching(self, account: str | None, request: object) -> AsyncIterator[None]:
+        """Look that a request changes between accounts what it may, or nothing."""
+        node = self.manager.node
+        delivered = node.account_delivered
+        yield
+        match request:
+            case messages.Contact(action=action, account=other) if account not in (None, other):
+                assert account is not None
+                after = copy.deepcopy(self.model)
+                after.act(account, action, other)
+                await self._choose(account, after)
+            case messages.SetPolicy(policy=policy) if account is not None:
+                after = copy.deepcopy(self.model)
+                after.set_policy(account, policy)
+                await self._choose(account, after)
+            case messages.AccountSend(receivers=receivers) if account is not None:
+                may = [self.model.verdict(account, each) is Verdict.DELIVER for each in receivers]
+                assert node.account_delivered - delivered <= sum(may) * _PEERS
+            case _:
+                assert node.account_delivered == delivered
+
+    async def _choose(self, account: str, after: Model) -> None:
+        """What is known of accounts is as before (the request was refused), or as after."""
+        found = {
+            (one, other): verdict
+            for one in _ACCOUNTS
+            for other, verdict in zip(
+                _ACCOUNTS, await self.gate.relations.verdicts(one, _ACCOUNTS), strict=True
+            )
+        }
+        _, listed = await self.gate.relations.list_contacts(account, "", 0)
+        seen = {each.account: each.state for each in listed if each.account in _ACCOUNTS}
+        for model in (after, self.model):
+            if seen == {
+                other: state for other in _ACCOUNTS if (state := model.state(account, other))
+            } and found == {(one, other): model.verdict(one, other) for one, other in found}:
+                self.model = model
+                return
+        raise AssertionError("contacts are neither as before nor as they are to be")
+
+    def hand_out_bans(self) -> None:
+        """Close who was banned, as the server does."""
+        untold = self.authenticator._bans._untold
+        while untold:
+            revocation = untold.popleft()
+            for session in self.gate.sign_ins.revoked(revocation):
+                session.close(revocation.code, self.now)
+                session.end(self.now)
+            self.manager.end_lingering(revocation.account, self.now)
 
     async def step(self, script: _Script) -> None:
         number = script.number()
@@ -476,6 +384,7 @@ class _World:
             case 15:
                 for room in list(self.manager.rooms.values()):
                     room.announce_viewers(self.now)
+        self.hand_out_bans()
         for each in self.peers:
             await each.tidy()
 
@@ -524,6 +433,21 @@ class _World:
             lambda: messages.AskToPush(room=room, message="please"),
             lambda: messages.Ping(stamp=choice),
             lambda: messages.Credit(room=room, source=source, limit=choice << 8),
+            lambda: messages.AccountSend(
+                receivers=[account, *_ACCOUNTS][: 1 + choice % 4],
+                kind=choice,
+                payload=bytes(choice * 5),
+            ),
+            lambda: messages.Contact(
+                action=messages.ContactAction(choice % 4 + top * 2), account=account
+            ),
+            lambda: messages.ListContacts(after="a" * top, limit=choice % 3),
+            lambda: messages.SetPolicy(policy=messages.Policy(top)),
+            lambda: messages.Ban(
+                kind=messages.BanKind(top), room=room, account=account, reason="because"
+            ),
+            lambda: messages.RegisterAccount(account=account, password=token, invitation=b""),
+            lambda: messages.ChangePassword(old=token, new=token),
         )
         request = makers[kind % len(makers)]()
         request_id = 0 if isinstance(request, messages.Credit) else next(self._request_ids)
@@ -589,83 +513,6 @@ async def _play(data: bytes) -> None:
 def run_one(data: bytes) -> None:
     """Play one script and check that all promises were kept."""
     trio.run(partial(_play, data))
-
-
-# Steps that conversations are made of, as `_World.step` reads them: a peer and what it does.
-_START = (
-    b"\x02\x00"  # alice greets
-    b"\x12\x01"  # bob greets
-    b"\x03\x00\x00"  # alice registers a room
-    b"\x13\x01\x00"  # bob subscribes
-    b"\x03\x02\x00"  # alice publishes
-    b"\x06\x00\x02\x10"  # and pushes a KEY
-)
-_SECOND_ALICE = b"\x22\x00\x23\x02\x00"  # greets and takes over
-_KEY = b"\x06\x00\x02\x10"
-_INIT = b"\x06\x00\x01\x10"
-_END = b"\x06\x00\x04\x10"
-_MUCH = b"\x06\x00\x00\xf5" * 8
-_MUCH_INIT = b"\x06\x00\x03\xf5" * 6
-_REMOVE = b"\x03\x07\x00"
-_UNPUBLISH = b"\x03\x04\x04"
-_LOST = b"\x0c"
-_LATER = b"\x0d\xff"
-_BOB_STALLS = b"\x19\x01"
-_BOB_TAKES_LITTLE = b"\x19\x03"
-_BOB_READS = b"\x19\x00\x1a"
-
-_RELIABLE = (
-    b"\x03\x00\x80"  # alice registers a second room, a reliable one
-    b"\x03\x02\x01"  # and publishes there
-)
-
-_CONVERSATIONS = (
-    _KEY * 3,
-    _BOB_STALLS + _KEY * 6 + _BOB_READS + _KEY * 2,
-    _BOB_TAKES_LITTLE + _MUCH_INIT + b"\x1a\x1a" + _KEY,
-    # several tracks, a subscriber who publishes
-    b"\x06\x40\x0c\x21" + b"\x03\x01\x00" + _KEY,
-    # bob is granted, publishes, is revoked and goes on
-    b"\x03\x05\x04" + b"\x13\x02\x04" + b"\x16\x00\x02\x10" + b"\x03\x06\x04" + b"\x16\x00\x02\x10",
-    # alice's connection is lost and comes back; or another takes over and jumps ahead
-    _LOST + b"\x32\x00" + b"\x03\x02\x00" + _KEY,
-    _SECOND_ALICE + b"\x26\x00\x88\x18\x26\x00\x00\x10" + b"\x23\x01\x00" + b"\x26\x00\x02\x10",
-    # bob leaves; everyone leaves
-    b"\x13\x03\x00" + _KEY + _UNPUBLISH + _REMOVE,
-    # bob lags until the source leaves, the room ends, the track ends, a new INIT
-    _BOB_STALLS + _MUCH + _UNPUBLISH + _BOB_READS,
-    _BOB_STALLS + _MUCH + _REMOVE + _BOB_READS,
-    _BOB_STALLS + _MUCH + _END + _BOB_READS,
-    _INIT + _BOB_STALLS + _MUCH + _INIT + _BOB_READS + _KEY,
-    _END + _KEY,
-    # a reliable room: what bob did not take is queued, or held until he comes
-    _RELIABLE
-    + b"\x13\x01\x01"
-    + _BOB_STALLS
-    + b"\x06\x01\x00\xf5" * 4
-    + b"\x13\x0c\x85"
-    + _BOB_READS,
-    _RELIABLE + b"\x06\x01\x00\xf5" * 2 + b"\x06\x01\x04\x10" + b"\x13\x01\x01",
-    # a room that gathers
-    b"\x03\x00\x0a" + b"\x13\x01\x01" + b"\x03\x02\x01" + b"\x06\x01\x10\x12" * 3 + _LATER,
-    # joining live, and the room's idle end
-    b"\x03\x01\x80" + _KEY + _LATER * 3,
-)
-
-
-def seeds() -> Iterator[bytes]:
-    """Golden vectors as raw bytes of an open connection, and conversations."""
-    for stem in (*VALID_FILES, "invalid"):
-        for vector in load_vectors(stem)["vectors"]:
-            data = vector_bytes(vector)
-            if len(data) < 400:
-                feed = b"\x01" + struct.pack("<H", len(data)) + data
-                yield b"\x04" + b"\x02\x00" + feed + feed
-    for limits in (0, 0x04, 0x1F, 0x2C):
-        for steps in _CONVERSATIONS:
-            yield bytes([limits]) + _START + steps
-    bye = control_bytes(0x04)
-    yield b"\x04" + _START + b"\x00" + bytes([len(bye)]) + bye
 
 
 if __name__ == "__main__":

@@ -284,6 +284,10 @@ class RawClient:
                 return item
             self._set_aside.append(item)
 
+    def set_aside(self) -> list[object]:
+        """Return what came while answers were awaited, which `next` will give."""
+        return list(self._set_aside)
+
     async def request(self, request: object, answer: type[M]) -> M:
         """Send a request, whose answer must be of this kind."""
         got = await self.ask(request)

@@ -20,6 +20,7 @@ from tests.net.wsclient import WsClient
 from tim_trio.core.accounts import Authenticator, OpenAuthenticator
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.node import Node
+from tim_trio.core.relations import MemoryRelations, Relations
 from tim_trio.limits import Limits
 from tim_trio.net.listening import open_listeners
 from tim_trio.net.origin import OriginPolicy
@@ -167,6 +168,7 @@ async def running_server(
     drain_timeout_s: float = DEADLINE_S,
     send_buffer: int | None = None,
     authenticator: Authenticator | None = None,
+    relations: Relations | None = None,
     files: Mapping[str, bytes] | None = None,
     policy: OriginPolicy | None = None,
     metrics_token: bytes = b"",
@@ -181,6 +183,7 @@ async def running_server(
     Args:
         send_buffer: SO_SNDBUF of accepted connections.
         authenticator: open mode without one.
+        relations: in memory without some.
         files, policy, metrics_token: of the web port.
         certificates: serve TLS too, on a port of its own.
     """
@@ -189,6 +192,7 @@ async def running_server(
         limits or Limits(),
         drain_timeout_s=drain_timeout_s,
         authenticator=authenticator or OpenAuthenticator(),
+        relations=relations or MemoryRelations(),
         tls=None if certificates is None else certificates.server_tls(),
     )
     listeners = open_listeners("127.0.0.1", 0)
