@@ -246,3 +246,8 @@ def test_large_rubbish(piece: bytes) -> None:
 def test_secrets_are_not_shown() -> None:
     shown = repr(TimAuth(name="alice", pwd="secret", token="also"))
     assert "alice" in shown and "secret" not in shown and "also" not in shown
+
+
+def test_a_list_of_receivers_is_a_list_in_json() -> None:
+    message = TimMessage(to_list=("bob", "carol"))
+    assert json_form.to_members(message)["ToList"] == ["bob", "carol"]
