@@ -212,6 +212,22 @@ def test_the_second_waits_warm_only_as_long_as_it_is_the_second() -> None:
     assert not third.is_active
 
 
+def test_a_node_that_has_started_anew_is_asked_again() -> None:
+    root = tree("b", "a", "b")
+    root.want(True)
+    root.link_down("a")
+    assert root.is_root
+    root.set_ranking(("b",))
+    root.take_actions()
+    # Nobody has tried to reach it meanwhile; its record says that it is back.
+    root.set_ranking(("a", "b"), ["a"])
+    assert root.take_actions() == [Ask("a", ("b",))]
+    root.link_down("a")
+    root.take_actions()
+    root.set_ranking(("a", "b"), ["a"])
+    assert root.take_actions() == [Ask("a", ("b",))]
+
+
 # Networks
 
 

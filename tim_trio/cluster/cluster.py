@@ -54,6 +54,7 @@ from tim_trio.protocol.messages import (
     RoomClosedReason,
     RoomMode,
     SourceLeft,
+    SourceLeftReason,
     Unsubscribe,
     UnsubscribeAnswer,
 )
@@ -87,6 +88,8 @@ class Cluster(RoomHost):
     failovers: int = 0
     # What came for a room while it is looked up, in order.
     _opening: dict[int, list[Callable[[], None]]] = attrs.field(factory=dict)
+    # The members that rooms were ranked by, by name.
+    _incarnations: dict[str, int] = attrs.field(factory=dict)
     _members_changed: trio.Event = attrs.field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:
@@ -177,6 +180,20 @@ class Cluster(RoomHost):
                 # A node that takes nothing any more would hold the others up.
                 room.tree.want(False)
                 self.act(room, now)
+
+    def retire(self, room: SharedRoom, source: Source, reason: SourceLeftReason) -> None:
+        holder = room.holders[source.number]
+        self.nursery.start_soon(self._retire, room, source, holder.epoch, reason)
+
+    async def _retire(
+        self, room: SharedRoom, source: Source, epoch: int, reason: SourceLeftReason
+    ) -> None:
+        try:
+            is_over = await self.directory.release_source(room.number, source.number, epoch)
+        except ClusterError:
+            is_over = True  # so it seems from here; its record hangs on the room's lease
+        if is_over and room.sources.get(source.number) is source:
+            room.end_for_all(source, reason, trio.current_time())
 
     def released(self, room: SharedRoom, source: int, epoch: int) -> None:
         self.nursery.start_soon(self._release, room.number, source, epoch)
@@ -503,11 +520,20 @@ class Cluster(RoomHost):
             await self._members_changed.wait()
             self._members_changed = trio.Event()
             began = trio.current_time()
+            known, self._incarnations = (
+                self._incarnations,
+                {info.name: info.incarnation for info in self.membership.nodes.values()},
+            )
+            returned = [
+                name
+                for name, incarnation in self._incarnations.items()
+                if known.get(name) != incarnation
+            ]
             for room in self.shared_rooms():
                 if self.room(room.number) is not room:
                     continue
                 room.looks = 0
-                room.tree.set_ranking(self.ranking(room.number))
+                room.tree.set_ranking(self.ranking(room.number), returned)
                 self.act(room, trio.current_time())
                 if trio.current_time() - began > _TURN_S:
                     # Streams go on between two rooms.

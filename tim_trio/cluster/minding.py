@@ -92,7 +92,7 @@ class Minder:
         source = room.sources.get(number)
         holder = room.holders.get(number)
         if source is not None and holder is not None and holder.epoch == epoch:
-            room.end_source(source, SourceLeftReason.CONNECTION_LOST, trio.current_time())
+            room.end_for_all(source, SourceLeftReason.CONNECTION_LOST, trio.current_time())
 
     def _renew(self, room: SharedRoom, now: float) -> None:
         """Keep a room's lease alive while data arrives."""

@@ -93,6 +93,9 @@ class RoomHost:
     def touched(self, room: SharedRoom) -> None:
         """Who publishes or subscribes here has changed."""
 
+    def retire(self, room: SharedRoom, source: Source, reason: SourceLeftReason) -> None:
+        """A publisher here is gone: end its source for all, unless another node has it."""
+
     def released(self, room: SharedRoom, source: int, epoch: int) -> None:
         """A source that was held here has ended."""
 
@@ -148,6 +151,8 @@ class SharedRoom(Room):
     told_up: int = attrs.field(default=-1, init=False)
     told_down: int = attrs.field(default=-1, init=False)
     _ended: dict[int, None] = attrs.field(factory=dict, init=False)
+    #: Sources that were published here before anything was known of them.
+    _began_elsewhere: set[int] = attrs.field(factory=set, init=False)
 
     @property
     def local_viewers(self) -> int:
@@ -515,17 +520,42 @@ class SharedRoom(Room):
             else:
                 self.holders[claim.number] = before
             raise
+        if known is None:
+            self._began_elsewhere.add(source.number)
         self._tell_bonds(encode(self.word_of(source)), "", now)
         self.host.touched(self)
         return source
 
+    def push(self, source: Source, run: Run, now: float) -> int:
+        if source.number in self._began_elsewhere and run.track not in source.tracks:
+            # Its publisher may have come from a node that we have no path to:
+            # what we know of the source begins here.
+            track = self._new_track(source, run.track)
+            track.expected = None
+            track.next_seq = run.first_seq
+        return super().push(source, run, now)
+
     def end_source(self, source: Source, reason: SourceLeftReason, now: float) -> None:
+        """As for any room; but a publisher that goes may have moved to another node,
+        which only the directory knows for sure."""
+        holder = self.holders[source.number]
+        if reason is SourceLeftReason.REVOKED or holder.node != self.me:
+            self.end_for_all(source, reason, now)
+            return
+        if source.owner is not None:
+            source.owner.release(self, source)
+            source.owner = None
+        self.host.retire(self, source, reason)
+
+    def end_for_all(self, source: Source, reason: SourceLeftReason, now: float) -> None:
+        """End a source here and at every node that the room's tree reaches."""
         holder = self.holders.pop(source.number, None)
+        self._began_elsewhere.discard(source.number)
         for bond in self.bonds.values():
             bond.paced.discard(source.number)
         self._note_ended(source.number)
         super().end_source(source, reason, now)
-        if holder is not None and holder.node == self.me:
+        if holder is not None and holder.node == self.me and reason is SourceLeftReason.REVOKED:
             self.host.released(self, source.number, holder.epoch)
         self.host.touched(self)
 
@@ -541,7 +571,7 @@ class SharedRoom(Room):
                 return  # ours, and still here
             revoked = PushRevoked(room=self.number, source=number, reason=RevokedReason.REVOKED)
             source.owner.outbox.put_control(encode(revoked), now)
-        self.end_source(source, why or SourceLeftReason.CONNECTION_LOST, now)
+        self.end_for_all(source, why or SourceLeftReason.CONNECTION_LOST, now)
 
     def _note_ended(self, number: int) -> None:
         self._ended[number] = None

@@ -23,7 +23,7 @@ Source: protocol.md, section 12; docs/cluster.md, "The tree".
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import attrs
@@ -172,8 +172,13 @@ class Tree:
 
     # What happens here
 
-    def set_ranking(self, ranking: Sequence[str]) -> None:
-        if tuple(ranking) == self.ranking:
+    def set_ranking(self, ranking: Sequence[str], returned: Collection[str] = ()) -> None:
+        """The live nodes have changed. ``returned``: those that have started anew,
+        and may be in reach again though nobody has tried."""
+        were_down = self._down.intersection(returned)
+        self._down -= were_down
+        self._tried -= were_down
+        if tuple(ranking) == self.ranking and not were_down:
             return
         self.ranking = tuple(ranking)
         self._ranks = {name: rank for rank, name in enumerate(ranking)}

@@ -120,6 +120,9 @@ class ReadinessLoop(Generic[T]):
         self._waiters[number] = _Waiter(receive, trio.lowlevel.current_task())
         try:
             self._epoll.register(number, select.EPOLLIN)
+        except ValueError:  # the server has stopped, and with it this loop
+            del self._waiters[number]
+            raise trio.ClosedResourceError from None
         except BaseException:
             del self._waiters[number]
             raise

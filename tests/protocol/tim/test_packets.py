@@ -248,6 +248,8 @@ def test_secrets_are_not_shown() -> None:
     assert "alice" in shown and "secret" not in shown and "also" not in shown
 
 
-def test_a_list_of_receivers_is_a_list_in_json() -> None:
-    message = TimMessage(to_list=("bob", "carol"))
-    assert json_form.to_members(message)["ToList"] == ["bob", "carol"]
+def test_receivers_and_extras_in_json() -> None:
+    message = TimMessage(to_list=("bob", "carol"), extra={"picture": b"\xff"})
+    members = json_form.to_members(message)
+    assert members["ToList"] == ["bob", "carol"]
+    assert members["extra"] == {"picture": "/w=="}
