@@ -89,9 +89,9 @@ class Visitor:
         """Say how old the picture is by the stamp in it, None where there is none."""
         return cast("float | None", self.evaluate(_BEHIND))
 
-    def loudest(self, seconds: float) -> float:
-        """Listen for a while; return the greatest loudness."""
-        return cast("float", self.evaluate(_LOUDEST, seconds * 1000))
+    def wait_for_sound(self) -> None:
+        """Wait until what plays is as loud as the note that begins each second."""
+        self.page.wait_for_function(f"{_PLAYER}.level > 0.05", polling=10)
 
 
 _BEHIND = """async () => {
@@ -122,15 +122,4 @@ _CHECK_PATTERN = """async () => {
   const { x, y } = FLASH_AT;
   compare(x, y, isFlash(stamp) ? "#ffffff" : "#2a313c", "flash");
   return found;
-}"""
-
-_LOUDEST = """async (ms) => {
-  const player = document.querySelector(".tile canvas").player;
-  const until = performance.now() + ms;
-  let loudest = 0;
-  while (performance.now() < until) {
-    loudest = Math.max(loudest, player.level);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  return loudest;
 }"""

@@ -4,7 +4,7 @@ import { openCamera, openTest } from "../media/capture.js";
 import { Publisher } from "../media/publisher.js";
 import { RoomPlayer } from "../media/room.js";
 import { wakeAudio } from "../media/audio.js";
-import { Code, RoomError, SourceRevoked, parseRoomId } from "../tim/index.js";
+import { Code, RoomError, parseRoomId } from "../tim/index.js";
 import { button, copy, field, h, notify, previewOn, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
 import { canCapture, canPublishMedia, insecureNotice } from "./platform.js";
@@ -216,14 +216,16 @@ class Meeting {
       this._own.add(source.number);
       const context = await wakeAudio();
       const height = Number(recall("meetingHeight")) || 360;
+      // The smallest is for machines that have trouble with many pictures at once.
+      const options = { height, framerate: height < 360 ? 15 : 30 };
       const capture = recall("meetingPicture") === "test" || !canCapture()
-        ? openTest(context) : await openCamera({ height }, context);
+        ? openTest(context) : await openCamera(options, context);
       if (this._over || source.error !== null) {
         capture.stop();
         source.close();
         return;
       }
-      this._show(new Publisher(source, capture, context, { height }));
+      this._show(new Publisher(source, capture, context, options));
     } catch (error) {
       source?.close();
       const denied = error instanceof RoomError && error.code === Code.permission_denied;
@@ -248,7 +250,7 @@ class Meeting {
       this._publisher = null;
       this._stage.remove(OWN_TILE);
       if (!this._over) {
-        notify(describe(error), error instanceof SourceRevoked ? "info" : "error");
+        notify(describe(error), "error");
         this._showControls();
         this._showPeople();
       }

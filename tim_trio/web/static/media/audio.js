@@ -112,7 +112,7 @@ export class AudioOutput {
 }
 
 /**
- * Takes the sound of a node in pieces of 10 ms, with times on the page's clock.
+ * Takes the sound of a node in pieces of 20 ms, with times on the page's clock.
  */
 export class AudioInput {
   /**

@@ -2,7 +2,7 @@
 //
 // @ts-nocheck: the globals of an AudioWorklet are in no library of TypeScript's.
 
-const REPORT_QUANTA = 8;
+const REPORT_QUANTA = 16;
 /** So much more waiting than wanted is skipped at once; less is played a little faster. */
 const SKIP_US = 120_000;
 const KEPT_US = 20_000;
@@ -126,11 +126,11 @@ class Player extends AudioWorkletProcessor {
   }
 }
 
-/** Hands the sound it is given to the page, in pieces of 10 ms. */
+/** Hands the sound it is given to the page, in pieces of 20 ms, as the encoder takes them. */
 class Recorder extends AudioWorkletProcessor {
   constructor() {
     super();
-    this._channels = [[], []].map(() => new Float32Array(sampleRate / 100));
+    this._channels = [[], []].map(() => new Float32Array(sampleRate / 50));
     this._filled = 0;
     this._closed = false;
     this.port.onmessage = () => {

@@ -19,14 +19,14 @@ import { ClockFit, nowUs } from "./time.js";
  */
 
 /**
- * @param {{ video?: boolean, height?: number }} options
+ * @param {{ height?: number, framerate?: number }} options
  * @param {AudioContext} context
  */
-export async function openCamera({ video = true, height = 360 }, context) {
+export async function openCamera({ height = 360, framerate = 30 }, context) {
   const stream = await navigator.mediaDevices.getUserMedia({
-    video: video && {
+    video: {
       width: { ideal: Math.round((height * 16) / 9) }, height: { ideal: height },
-      frameRate: { ideal: 30, max: 30 },
+      frameRate: { ideal: framerate, max: framerate },
     },
     audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
   });

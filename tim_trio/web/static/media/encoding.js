@@ -76,12 +76,7 @@ export async function chooseVideo(picture, fullRange) {
  * @returns {AudioEncoderConfig}
  */
 export function opusConfig(sampleRate) {
-  // Packets of 10 ms: half the usual length, for as much less delay.
-  const config = {
-    codec: "opus", sampleRate, numberOfChannels: 2, bitrate: 96_000,
-    opus: { frameDuration: 10_000 },
-  };
-  return config;
+  return { codec: "opus", sampleRate, numberOfChannels: 2, bitrate: 96_000 };
 }
 
 /** How a publisher follows what the network takes. Pure. */

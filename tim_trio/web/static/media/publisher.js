@@ -9,9 +9,6 @@ import { nowUs } from "./time.js";
 
 /** A viewer who joins waits for no more than this, and a loss costs no more. */
 const GROUP_US = 2_000_000;
-const FRAMERATE = 30;
-/** Pictures closer together than this are left out: a screen may give 60 or 144 a second. */
-const CLOSEST_US = 0.8e6 / FRAMERATE;
 /** Chunks wait so long for the INITs of the other tracks, which come first. */
 const INIT_WAIT_MS = 600;
 const LOOK_MS = 500;
@@ -41,9 +38,9 @@ export class Publisher {
    * @param {Source} source
    * @param {Capture} capture
    * @param {AudioContext} context
-   * @param {{ height?: number }} [options] the most lines of the picture
+   * @param {{ height?: number, framerate?: number }} [options] the most lines, and pictures a second
    */
-  constructor(source, capture, context, { height = 360 } = {}) {
+  constructor(source, capture, context, { height = 360, framerate = 30 } = {}) {
     this.source = source;
     this.capture = capture;
     /** Called with each picture before it is encoded. @type {((frame: VideoFrame) => void) | null} */
@@ -55,6 +52,7 @@ export class Publisher {
     /** Off: a dark picture is sent in its place, now and then. */
     this.videoOn = true;
     this._height = height;
+    this._framerate = framerate;
     this._stopped = false;
     /** @type {VideoEncoder | null} */
     this._video = null;
@@ -141,7 +139,8 @@ export class Publisher {
   /** @param {VideoFrame} frame */
   _takeFrame(frame) {
     const timestampUs = frame.timestamp;
-    if (this._stopped || timestampUs - this._lastFrameUs < CLOSEST_US) {
+    // A screen may give 60 or 144 a second.
+    if (this._stopped || timestampUs - this._lastFrameUs < 0.8e6 / this._framerate) {
       frame.close();
       return;
     }
@@ -178,7 +177,7 @@ export class Publisher {
       return;
     }
     const keyFrame = this.source.needsKey(VIDEO_TRACK)
-      || timestampUs - this._lastKeyUs >= GROUP_US - 1e6 / FRAMERATE / 2;
+      || timestampUs - this._lastKeyUs >= GROUP_US - 0.5e6 / this._framerate;
     if (keyFrame) this._lastKeyUs = timestampUs;
     encoder.encode(frame, { keyFrame });
   }
@@ -191,9 +190,9 @@ export class Publisher {
   async _configure(width, height, fullRange) {
     this._configuring = true;
     const size = fitSize(width, height, this._height);
-    const most = bitrateFor(size.width, size.height, FRAMERATE);
+    const most = bitrateFor(size.width, size.height, this._framerate);
     const config = await chooseVideo(
-      { ...size, bitrate: most, framerate: FRAMERATE }, fullRange,
+      { ...size, bitrate: most, framerate: this._framerate }, fullRange,
     );
     this._configuring = false;
     if (this._stopped) return;
@@ -222,7 +221,7 @@ export class Publisher {
     if (decoder !== undefined) {
       const { width = 0, height = 0 } = this._config ?? {};
       this._sendInit(VIDEO_TRACK, {
-        kind: "video", codec: decoder.codec, framerate: FRAMERATE,
+        kind: "video", codec: decoder.codec, framerate: this._framerate,
         codedWidth: decoder.codedWidth ?? width, codedHeight: decoder.codedHeight ?? height,
         ...described(decoder.description),
       });
