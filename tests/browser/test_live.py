@@ -30,7 +30,7 @@ def test_one_publishes_and_three_watch(site: str, visit: Visit) -> None:
         assert behind is not None and behind < 2000
         viewer.wait_for_sound()
     publisher.page.wait_for_function(
-        "document.querySelector('[data-stat=viewers]').textContent === '3'"
+        "() => document.querySelector('[data-stat=viewers]').textContent === '3'"
     )
     assert publisher.page.inner_text("[data-stat=dropped]") == "0"
     publisher.photograph("live")

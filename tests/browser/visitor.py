@@ -91,7 +91,7 @@ class Visitor:
 
     def wait_for_sound(self) -> None:
         """Wait until what plays is as loud as the note that begins each second."""
-        self.page.wait_for_function(f"{_PLAYER}.level > 0.05", polling=10)
+        self.page.wait_for_function(f"() => {_PLAYER}.level > 0.05", polling=10)
 
 
 _BEHIND = """async () => {

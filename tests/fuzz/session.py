@@ -53,7 +53,14 @@ _PEERS = 3
 _ACCOUNTS = ("alice", "bob", "eve")
 _ONE_WAY = frozenset(
     messages.type_of(message)
-    for message in (messages.Credit, messages.LinkPath, messages.LinkViewers)
+    for message in (
+        messages.Credit,
+        messages.LinkPath,
+        messages.LinkViewers,
+        messages.LinkSource,
+        messages.LinkInvite,
+        messages.LinkExpelled,
+    )
 )
 _TOKENS = tuple(bytes([number]) * 16 for number in range(3))
 
