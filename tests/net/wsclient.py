@@ -123,7 +123,11 @@ class WsClient(RawClient):
             assert await self._read_more()
         body = bytes(self._unread[:size])
         del self._unread[:size]
-        return int(first.split()[1]), headers, body
+        status = int(first.split()[1])
+        if status == 101:
+            # Whatever came along with it is WebSocket.
+            self._items.extend(self._decoder.feed(self.unwrap(b"")))
+        return status, headers, body
 
     async def _read_more(self) -> bool:
         with trio.fail_after(DEADLINE_S):

@@ -38,7 +38,7 @@ _SMALL_READ_BYTES: Final = 96 * 1024
 #: Full reads in a row before other tasks get a turn.
 _READS_IN_A_ROW: Final = 4
 #: Deliveries in a row before other tasks get a turn: a few milliseconds.
-_DELIVERIES_IN_A_ROW: Final = 500
+DELIVERIES_IN_A_ROW: Final = 500
 #: What a control frame counts for among them; listing a thousand rooms takes milliseconds.
 _CONTROL_WORK: Final = 100
 #: From here on pieces are worth a scatter write; smaller ones are joined.
@@ -81,14 +81,16 @@ class Arrival:
         items: to be carried out, in order.
         error: then raised: the peer's fault or ours.
         is_last: the connection has ended.
+        has_more: there is more in what has been read: do not wait for the socket.
     """
 
     items: list[Run | ControlFrame] = attrs.field(factory=list)
     error: Exception | None = None
     is_last: bool = False
+    has_more: bool = False
 
 
-_ENDED: Final = Arrival(is_last=True)
+ENDED: Final = Arrival(is_last=True)
 
 
 async def shake_hands(tls: TlsSocket) -> None:
@@ -300,16 +302,20 @@ class TcpConnection:
                     try:
                         raise arrival.error
                     finally:
-                        arrival = _ENDED  # a cycle else: this frame is on the traceback
+                        arrival = ENDED  # a cycle else: this frame is on the traceback
             except RemoteProtocolError as broken:
                 return self._note_offence(broken)
             except PeerClosed:
                 return Code.BYE
             if arrival.is_last or self._outbox.closed:
                 return None
-            # While it waits for more, an idle connection must not pin what it
-            # read last.
-            arrival = None
+            if arrival.has_more:
+                await trio.lowlevel.checkpoint()
+                arrival = self._receive(trio.current_time())
+            else:
+                # While it waits for more, an idle connection must not pin what
+                # it read last.
+                arrival = None
 
     def _note_offence(self, broken: RemoteProtocolError) -> Code:
         if broken.limit:
@@ -335,9 +341,9 @@ class TcpConnection:
             except BlockingIOError:
                 return None
             except OSError:
-                return _ENDED
+                return ENDED
             if not data:
-                return _ENDED
+                return ENDED
             is_full = len(data) == self._read_bytes
             if is_full:
                 self._read_bytes = READ_BYTES
@@ -348,19 +354,19 @@ class TcpConnection:
             error = self._decoder.feed_into(data, items)
             work = 0
             for done, item in enumerate(items):
-                if not isinstance(item, Run) or work > _DELIVERIES_IN_A_ROW:
+                if not isinstance(item, Run) or work > DELIVERIES_IN_A_ROW:
                     return Arrival(items[done:], error)
                 try:
                     work += session.receive_run(item, now)
                 except Exception as failure:
                     return Arrival(error=failure)
                 if self._outbox.closed:
-                    return _ENDED
+                    return ENDED
                 if session.pause_s:
                     return Arrival(items[done + 1 :], error)
             if error is not None:
                 return Arrival(error=error)
-            if not is_full or work > _DELIVERIES_IN_A_ROW:
+            if not is_full or work > DELIVERIES_IN_A_ROW:
                 # A full read means that there is more: no need to ask the kernel.
                 return None
         return None
@@ -379,7 +385,7 @@ class TcpConnection:
             else:
                 work += _CONTROL_WORK
                 await self.session.receive_control(item, now)
-            if work > _DELIVERIES_IN_A_ROW:
+            if work > DELIVERIES_IN_A_ROW:
                 work = 0
                 await trio.lowlevel.checkpoint()
 

@@ -20,7 +20,6 @@ from http import HTTPStatus
 from typing import Final
 
 import attrs
-import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import Connection, ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Pong
@@ -32,11 +31,11 @@ from tim_trio.core.accounts import Gate
 from tim_trio.core.form import Buffer
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.rates import TokenBucket
-from tim_trio.core.session import PeerClosed, Session
+from tim_trio.core.session import Session
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.limits import Limits
 from tim_trio.net.byte_socket import ByteSocket
-from tim_trio.net.connection import Arrival, TcpConnection
+from tim_trio.net.connection import DELIVERIES_IN_A_ROW, ENDED, Arrival, TcpConnection
 from tim_trio.net.http import Request, Unservable, Upgrade
 from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.protocol.decoder import ControlFrame, Decoder
@@ -258,7 +257,7 @@ class WebSocketConnection(TcpConnection):
         early: what came behind the request.
     """
 
-    __slots__ = ("_early", "_reader")
+    __slots__ = ("_has_more", "_reader")
 
     def __init__(
         self,
@@ -275,72 +274,51 @@ class WebSocketConnection(TcpConnection):
         super().__init__(
             sock, address, manager, readiness, gate, is_loopback=is_loopback, form=WEBSOCKET
         )
-        self._early = early
         # The outbox's own method: ours would hold us, as we hold the reader.
         reply = self._outbox.put_control_encoded
         self._reader = MessageReader(opening.frames, self._decoder, self._limits, reply)
+        self._reader.feed(early)
+        #: The reader holds what it has not been asked for.
+        self._has_more = True
 
-    def _wake_reader(self) -> None:
-        trio.lowlevel.notify_closing(self._socket)
+    def _receive(self, now: float) -> Arrival | None:
+        """As over TCP: read, relay, and leave to the task what only a task can do.
 
-    async def _read(self) -> Code | None:
-        try:
-            await self._read_messages()
-        except RemoteProtocolError as broken:
-            return self._note_offence(broken)
-        except PeerClosed:
-            return Code.BYE
-        return None
-
-    async def _read_messages(self) -> None:
-        """Read and carry out until one side has closed."""
-        sock = self._socket
-        data, self._early = self._early, b""
-        is_full = False
-        while True:
-            if data and not await self._receive_messages(data):
-                return
-            # While it waits, an idle connection must not pin what it read last.
-            del data
-            try:
-                if not is_full:
-                    await trio.lowlevel.wait_readable(sock)
-                data = sock.recv(_READ_BYTES)
-            except BlockingIOError:
-                is_full = False
-                data = b""
-                continue
-            except (OSError, trio.ClosedResourceError):
-                return
-            if not data:
-                return
-            # After a full read there is more: no need to ask the kernel.
-            is_full = len(data) == _READ_BYTES
-
-    async def _receive_messages(self, data: bytes) -> bool:
-        """Carry out what was read; False when nothing more is to be read."""
-        now = trio.current_time()
-        self.session.last_received = now
+        A small part of a read at a time where it is many messages: a page may
+        send each byte in a message of its own.
+        """
         reader = self._reader
-        reader.feed(data)
-        del data
-        while True:
-            items: list[Run | ControlFrame] = []
-            offence: RemoteProtocolError | None = None
-            may_have_more = False
+        if not self._has_more:
             try:
-                may_have_more = reader.take(items, now)
-            except RemoteProtocolError as broken:
-                # Frames on its traceback have it as a variable: a cycle.
-                offence = broken.with_traceback(None)
-            await self._carry_out(items)
-            if offence is not None:
-                try:
-                    raise offence
-                finally:
-                    offence = None  # this frame is on its traceback
-            if self._outbox.closed or reader.ended:
-                return False
-            if not may_have_more:
-                return True
-            await trio.lowlevel.checkpoint()
+                data = self._socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                return None
+            except OSError:
+                return ENDED
+            if not data:
+                return ENDED
+            self.session.last_received = now
+            reader.feed(data)
+        items: list[Run | ControlFrame] = []
+        offence: Exception | None = None
+        self._has_more = False
+        try:
+            self._has_more = reader.take(items, now)
+        except RemoteProtocolError as broken:
+            # Frames on its traceback have it as a variable: a cycle.
+            offence = broken.with_traceback(None)
+        work = 0
+        for done, item in enumerate(items):
+            if not isinstance(item, Run) or work > DELIVERIES_IN_A_ROW:
+                return Arrival(items[done:], offence, reader.ended, self._has_more)
+            try:
+                work += self.session.receive_run(item, now)
+            except Exception as failure:
+                return Arrival(error=failure)
+            if self._outbox.closed:
+                return ENDED
+            if self.session.pause_s:
+                return Arrival(items[done + 1 :], offence, reader.ended, self._has_more)
+        if offence is None and not reader.ended and not self._has_more:
+            return None
+        return Arrival([], offence, reader.ended, self._has_more)
