@@ -156,6 +156,8 @@ def _read_request(event: h11.Request) -> Request:
     for raw_name, raw_value in event.headers:
         name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if event.http_version == b"1.0":
+        headers.pop("upgrade", None)  # which it does not know
     target = event.target.decode("latin-1")
     host = headers.get("host", "")
     if not target.startswith("/"):

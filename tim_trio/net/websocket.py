@@ -20,6 +20,7 @@ from http import HTTPStatus
 from typing import Final
 
 import attrs
+import trio
 from wsproto import ConnectionType, WSConnection
 from wsproto.connection import Connection, ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Pong
@@ -124,7 +125,7 @@ def open_websocket(request: Request) -> Opening:
 
 
 class MessageReader:
-    """Bytes of a WebSocket in, frames out. Answers pings and closes.
+    """Bytes of a WebSocket in, frames out. Answers pings.
 
     What was read together is handed to the decoder at once, so that frames
     that come one in a message become one run. A message's bytes go on before
@@ -135,7 +136,8 @@ class MessageReader:
         reply: sends what is to go out, in order with everything else.
 
     Attributes:
-        ended: the peer has sent its close, which has been answered.
+        close_answer: for a peer that has sent its close; to be sent when what
+            came before that has been carried out, as the last of all.
     """
 
     __slots__ = (
@@ -147,7 +149,7 @@ class MessageReader:
         "_message_bytes",
         "_refused",
         "_reply",
-        "ended",
+        "close_answer",
     )
 
     def __init__(
@@ -166,7 +168,7 @@ class MessageReader:
         self._message_bytes = 0
         self._control: TokenBucket | None = None
         self._refused = 0
-        self.ended = False
+        self.close_answer = b""
 
     def feed(self, data: bytes) -> None:
         """Take what was read. To be followed by `take` until it has no more."""
@@ -195,10 +197,10 @@ class MessageReader:
             else:
                 self._decode(gathered, items)
                 self._receive_other(event, now)
-            if count == _EVENTS_IN_A_ROW or self.ended:
+            if count == _EVENTS_IN_A_ROW or self.close_answer:
                 break
         self._decode(gathered, items)
-        return count == _EVENTS_IN_A_ROW and not self.ended
+        return count == _EVENTS_IN_A_ROW and not self.close_answer
 
     def _end_message(
         self, gathered: list[bytes], items: list[Run | ControlFrame], size: int
@@ -227,8 +229,7 @@ class MessageReader:
                 self._admit(now)
             case CloseConnection() if self._frames.state is ConnectionState.REMOTE_CLOSING:
                 has_code = event.code != CloseReason.NO_STATUS_RCVD
-                self._reply(encode_close_answer(event.code if has_code else None), now)
-                self.ended = True
+                self.close_answer = encode_close_answer(event.code if has_code else None)
             case CloseConnection():
                 raise RemoteProtocolError("a malformed WebSocket frame")
             case _:
@@ -281,6 +282,12 @@ class WebSocketConnection(TcpConnection):
         #: The reader holds what it has not been asked for.
         self._has_more = True
 
+    async def _read(self) -> Code | None:
+        code = await super()._read()
+        if code is None and self._reader.close_answer:
+            self._outbox.put_control_encoded(self._reader.close_answer, trio.current_time())
+        return code
+
     def _receive(self, now: float) -> Arrival | None:
         """As over TCP: read, relay, and leave to the task what only a task can do.
 
@@ -307,10 +314,11 @@ class WebSocketConnection(TcpConnection):
         except RemoteProtocolError as broken:
             # Frames on its traceback have it as a variable: a cycle.
             offence = broken.with_traceback(None)
+        has_ended = bool(reader.close_answer)
         work = 0
         for done, item in enumerate(items):
             if not isinstance(item, Run) or work > DELIVERIES_IN_A_ROW:
-                return Arrival(items[done:], offence, reader.ended, self._has_more)
+                return Arrival(items[done:], offence, has_ended, self._has_more)
             try:
                 work += self.session.receive_run(item, now)
             except Exception as failure:
@@ -318,7 +326,7 @@ class WebSocketConnection(TcpConnection):
             if self._outbox.closed:
                 return ENDED
             if self.session.pause_s:
-                return Arrival(items[done + 1 :], offence, reader.ended, self._has_more)
-        if offence is None and not reader.ended and not self._has_more:
+                return Arrival(items[done + 1 :], offence, has_ended, self._has_more)
+        if offence is None and not has_ended and not self._has_more:
             return None
-        return Arrival([], offence, reader.ended, self._has_more)
+        return Arrival([], offence, has_ended, self._has_more)
