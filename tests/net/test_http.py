@@ -197,6 +197,25 @@ async def test_what_is_no_request_of_ours(request_bytes: bytes, status: int) -> 
         assert b"\n" in body and b"Traceback" not in body
 
 
+@pytest.mark.parametrize(
+    "request_bytes, status",
+    [
+        (get("/", "HEAD").replace(b"1.1", b"2.1"), 505),
+        (get("ftp://x/", "HEAD"), 400),
+        (get("/refused", "HEAD"), 403),
+        (get("/unchanged", "HEAD"), 304),
+        (get("/", "HEAD")[:-2] + b"Content-Length: 2\r\n\r\nxx", 413),
+    ],
+)
+async def test_errors_of_head_have_no_body_either(request_bytes: bytes, status: int) -> None:
+    async with served() as one:
+        answered, _, body = await one.ask(request_bytes)
+        assert (answered, body) == (status, b"")
+        await one.client.send_raw(get("/next"))
+        following, _, _ = await one.client.read_response()
+        assert following == (0 if status == 413 else 200)
+
+
 async def test_an_error_ends_the_connection() -> None:
     async with served() as one:
         _, headers, _ = await one.ask(b"nonsense\r\n\r\n" + get("/"))

@@ -101,52 +101,95 @@ async def serve_http(
 
     Never raises for what the peer does. Closing the socket is the caller's.
     """
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    connection = _HttpConnection(sock, timeout_s)
     try:
         while True:
-            method = "GET"
             try:
-                request = await _next_request(sock, connection, timeout_s)
+                request = await connection.next_request()
                 if request is None:
                     return None
-                method = request.method
                 response = handler(request)
                 if isinstance(response, Upgrade):
-                    return response, connection.trailing_data[0]
+                    return response, connection.early_bytes
             except h11.RemoteProtocolError as error:
                 response = plain_text(HTTPStatus(error.error_status_hint))
             except Unservable as refused:
                 response = refused.response
-            if not await _respond(sock, connection, method, response, common_headers, timeout_s):
+            if not await connection.respond(response, common_headers):
                 await linger(sock)
                 return None
-            connection.start_next_cycle()
     except (OSError, trio.ClosedResourceError, trio.TooSlowError):
         return None
 
 
-async def _next_request(
-    sock: ByteSocket, connection: h11.Connection, timeout_s: float
-) -> Request | None:
-    """Return the next request, None at the end of the connection."""
-    request: Request | None = None
-    with trio.move_on_after(timeout_s) as patience:
-        while True:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                connection.receive_data(await receive(sock, _READ_BYTES))
-            elif isinstance(event, h11.Request):
-                request = _read_request(event)
-            elif isinstance(event, h11.Data):
-                raise Unservable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request has a body here")
-            elif isinstance(event, h11.EndOfMessage):
-                return request
-            else:  # ConnectionClosed; PAUSED only comes behind EndOfMessage
-                return None
-    assert patience.cancelled_caught
-    if connection.their_state is h11.IDLE and connection.trailing_data == (b"", False):
-        return None  # it has not begun
-    raise Unservable(HTTPStatus.REQUEST_TIMEOUT)
+class _HttpConnection:
+    """h11 and a socket."""
+
+    def __init__(self, sock: ByteSocket, timeout_s: float) -> None:
+        self._sock = sock
+        self._timeout_s = timeout_s
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        # Known before the request has been found to be servable.
+        self._is_head = False
+
+    @property
+    def early_bytes(self) -> bytes:
+        """What has come behind the last request."""
+        return self._parser.trailing_data[0]
+
+    async def next_request(self) -> Request | None:
+        """Return the next request, None at the end of the connection.
+
+        Raises:
+            h11.RemoteProtocolError: it is none.
+            Unservable: it is not one of those that are served here.
+        """
+        # Many may have come together.
+        await trio.lowlevel.checkpoint()
+        request: h11.Request | None = None
+        self._is_head = False
+        with trio.move_on_after(self._timeout_s) as patience:
+            while True:
+                event = self._parser.next_event()
+                if event is h11.NEED_DATA:
+                    self._parser.receive_data(await receive(self._sock, _READ_BYTES))
+                elif isinstance(event, h11.Request):
+                    request = event
+                    self._is_head = event.method == b"HEAD"
+                elif isinstance(event, h11.Data):
+                    raise Unservable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request has a body")
+                elif isinstance(event, h11.EndOfMessage):
+                    assert request is not None
+                    return _read_request(request)
+                else:  # ConnectionClosed; PAUSED only comes behind EndOfMessage
+                    return None
+        assert patience.cancelled_caught
+        if self._parser.their_state is h11.IDLE and not self.early_bytes:
+            return None  # it has not begun
+        raise Unservable(HTTPStatus.REQUEST_TIMEOUT)
+
+    async def respond(self, response: Response, common_headers: Headers) -> bool:
+        """Send a response; say whether another request may follow."""
+        parser = self._parser
+        is_unchanged = response.status is HTTPStatus.NOT_MODIFIED
+        headers = [("Date", formatdate(usegmt=True)), *common_headers, *response.headers]
+        if not is_unchanged:
+            headers.append(("Content-Length", str(len(response.body))))
+        if parser.their_state is not h11.DONE:
+            headers.append(("Connection", "close"))
+        head = h11.Response(
+            status_code=response.status.value, headers=headers, reason=response.status.phrase
+        )
+        pieces = [parser.send(head) or b""]
+        if not self._is_head and not is_unchanged:
+            pieces.append(parser.send(h11.Data(data=response.body)) or b"")
+        pieces.append(parser.send(h11.EndOfMessage()) or b"")
+        with trio.fail_after(self._timeout_s + len(response.body) / _LEAST_RATE):
+            await send_all(self._sock, b"".join(pieces))
+        if parser.our_state is not h11.DONE or parser.their_state is not h11.DONE:
+            return False
+        parser.start_next_cycle()
+        return True
 
 
 def _read_request(event: h11.Request) -> Request:
@@ -170,39 +213,6 @@ def _read_request(event: h11.Request) -> Request:
         host, target = url.netloc, url.path or "/"
     path = target.partition("?")[0]
     return Request(event.method.decode("ascii"), host, path, headers)
-
-
-async def _respond(
-    sock: ByteSocket,
-    connection: h11.Connection,
-    method: str,
-    response: Response,
-    common_headers: Headers,
-    timeout_s: float,
-) -> bool:
-    """Send a response; say whether another request may follow."""
-    headers = [
-        ("Date", formatdate(usegmt=True)),
-        *common_headers,
-        *response.headers,
-    ]
-    if response.status is not HTTPStatus.NOT_MODIFIED:
-        headers.append(("Content-Length", str(len(response.body))))
-    if connection.their_state is not h11.DONE:
-        headers.append(("Connection", "close"))
-    has_body = method != "HEAD" and response.status is not HTTPStatus.NOT_MODIFIED
-    pieces = [
-        connection.send(
-            h11.Response(
-                status_code=response.status.value, headers=headers, reason=response.status.phrase
-            )
-        ),
-        connection.send(h11.Data(data=response.body)) if has_body else b"",
-        connection.send(h11.EndOfMessage()),
-    ]
-    with trio.fail_after(timeout_s + len(response.body) / _LEAST_RATE):
-        await send_all(sock, b"".join(piece for piece in pieces if piece))
-    return bool(connection.our_state is h11.DONE and connection.their_state is h11.DONE)
 
 
 async def receive(sock: ByteSocket, size: int) -> bytes:
