@@ -12,7 +12,7 @@ from struct import Struct
 from typing import Final
 
 from tim_trio.errors import code_label
-from tim_trio.protocol.layout import LENGTH_BYTES
+from tim_trio.protocol.layout import LENGTH_BYTES, PRELUDE_BYTES
 
 Buffer = bytes | memoryview
 
@@ -75,10 +75,10 @@ def holds_whole_frames(data: bytes) -> bool:
     """Say whether a message ends where a frame ends, and is not empty.
 
     Only the lengths are looked at; whether they are allowed is the decoder's
-    to say.
+    to say. It says so of a whole prelude, so what has none is no whole frame.
     """
     size = len(data)
     position = 0
-    while position + LENGTH_BYTES <= size:
+    while position + PRELUDE_BYTES <= size:
         position += LENGTH_BYTES + _LENGTH.unpack_from(data, position)[0]
     return position == size and size > 0
