@@ -11,9 +11,8 @@ from typing import Final, TextIO, assert_never
 import attrs
 import trio
 
-from tim_trio.cli.progress import format_bytes
-from tim_trio.errors import ConnectionClosed
-from tim_trio.net.client import Client, Reconnected, Reconnecting
+from tim_trio.cli.progress import format_bytes, tell_of_losses
+from tim_trio.net.client import Client
 from tim_trio.net.client.files import FileTransfer, TransferPhase
 from tim_trio.net.client.files.names import safe_name
 from tim_trio.net.client.plain_nursery import open_plain_nursery
@@ -53,7 +52,7 @@ class FileProgress:
         async with open_plain_nursery() as nursery:
             if not self.quiet:
                 nursery.start_soon(self._show)
-                nursery.start_soon(self._tell_of_losses, client)
+                nursery.start_soon(tell_of_losses, client, self.say)
             try:
                 yield
             finally:
@@ -75,16 +74,6 @@ class FileProgress:
         """Take the live line away, for something else to be written."""
         if not self.quiet and self._is_live:
             self._write("")
-
-    async def _tell_of_losses(self, client: Client) -> None:
-        try:
-            async for event in client.events():
-                if isinstance(event, Reconnecting):
-                    self.say(f"{event.error}: reconnecting")
-                elif isinstance(event, Reconnected):
-                    self.say(f"reconnected after {event.after_s:.1f} s")
-        except ConnectionClosed:
-            pass  # the command finds out by itself
 
     async def _show(self) -> None:
         live = self._is_live

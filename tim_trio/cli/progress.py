@@ -22,6 +22,18 @@ _PLAIN_PERIOD_S: Final = 1.0
 _CLEAR_LINE: Final = "\r\x1b[K"
 
 
+async def tell_of_losses(client: Client, say: Callable[[str], None]) -> None:
+    """Say when the connection is lost and when it is back, until it is closed."""
+    try:
+        async for event in client.events():
+            if isinstance(event, Reconnecting):
+                say(f"{event.error}: reconnecting")
+            elif isinstance(event, Reconnected):
+                say(f"reconnected after {event.after_s:.1f} s")
+    except ConnectionClosed:
+        pass  # the command finds out by itself
+
+
 def format_bytes(count: float) -> str:
     """Return a number of bytes with three digits or so: ``1.25 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -60,7 +72,7 @@ class Progress:
             if not self.quiet:
                 nursery.start_soon(self._show)
                 if client is not None:
-                    nursery.start_soon(self._tell_of_losses, client)
+                    nursery.start_soon(tell_of_losses, client, self.say)
             try:
                 yield
             finally:
@@ -72,16 +84,6 @@ class Progress:
         """Write a line of its own, also when quiet is off only for progress."""
         if not self.quiet:
             self._write(f"{text}\n")
-
-    async def _tell_of_losses(self, client: Client) -> None:
-        try:
-            async for event in client.events():
-                if isinstance(event, Reconnecting):
-                    self.say(f"{event.error}: reconnecting")
-                elif isinstance(event, Reconnected):
-                    self.say(f"reconnected after {event.after_s:.1f} s")
-        except ConnectionClosed:
-            pass  # the command finds out by itself
 
     async def _show(self) -> None:
         live = self._file.isatty()

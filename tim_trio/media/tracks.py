@@ -5,6 +5,7 @@ Needs PyAV, the extra ``tim_trio[media]``.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Final
@@ -69,7 +70,7 @@ def tracks_of(container: InputContainer) -> list[Track]:
 
 
 @attrs.define(eq=False)
-class Track:
+class Track(abc.ABC):
     """What both kinds have in common.
 
     Attributes:
@@ -105,13 +106,13 @@ class Track:
     def _begun(self) -> bool:
         return self._next_dts_us != 0 or self._encoder is not None
 
+    @abc.abstractmethod
     def _encode(self) -> None:
         """From now on, encode."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _make_init(self, description: bytes, key_picture: bytes) -> MediaInit:
         """Return the INIT of H.264 or AAC with that description."""
-        raise NotImplementedError
 
     def _set_encoder(self, encoder: VideoEncoder | AudioEncoder) -> None:
         self._encoder = encoder
@@ -145,6 +146,7 @@ class Track:
     def _us(self, time: int) -> int:
         return round(time * (self.stream.time_base or Fraction(1, 1_000_000)) * 1_000_000)
 
+    @abc.abstractmethod
     def _set_extradata(self, extradata: bytes) -> None:
         """Take a decoder's configuration, in whatever form."""
 

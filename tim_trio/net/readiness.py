@@ -123,7 +123,7 @@ class ReadinessLoop(Generic[T]):
         except ValueError:  # the server has stopped, and with it this loop
             del self._waiters[number]
             raise trio.ClosedResourceError from None
-        except BaseException:
+        except OSError:
             del self._waiters[number]
             raise
 
