@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -125,11 +126,13 @@ def test_a_loop_is_joined_late_at_a_keyframe_and_recorded_until_interrupted(
     video, audio = tracks["video"], tracks["audio"]
     assert video.begins_with_key
     assert video.duration > 2
-    # Over the seams too: a frame each 1/30 s, and sound that does not stop.
-    steps = [after - before for before, after in zip(video.times, video.times[1:], strict=False)]
+    # Over the seams too: a frame each 1/30 s, and sound that does not stop. Cut
+    # off between a picture and the three B-frames before it, the end has a hole.
+    times = video.times[:-4]
+    steps = [after - before for before, after in pairwise(times)]
     assert max(steps) < 0.08  # where the sound is longer than the picture
     assert min(steps) > 0.01
-    gaps = [after - before for before, after in zip(audio.times, audio.times[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(audio.times)]
     assert max(gaps) < 0.08
     assert not list(tmp_path.glob("copy-2*")), "the parameters did not change"
     assert not list(tmp_path.glob("*.part"))
