@@ -106,4 +106,4 @@ debian-test:
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \
-	    mosquitto=mosquitto cc=gcc,libc6-dev node=nodejs npm=npm
+	    mosquitto=mosquitto etcd=etcd-server cc=gcc,libc6-dev node=nodejs npm=npm

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 from bench.build import build_programs
+from bench.clusters import CLUSTERS
 from bench.experiments import Plan, RowResult, run_row
 from bench.peers import SYSTEMS, Setup
 from bench.processes import BenchError, raise_open_files
@@ -34,7 +35,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", default=",".join(DEFAULT_ROWS), help="as in R1,R2; or all")
     parser.add_argument("--runs", type=int, help="runs of each contender (default: the row's)")
     parser.add_argument("--seconds", type=float, help="measured phase (default: the row's)")
-    parser.add_argument("--systems", help=f"only some of {', '.join(SYSTEMS)}")
+    parser.add_argument("--systems", help=f"only some of {', '.join([*SYSTEMS, *CLUSTERS])}")
     parser.add_argument("--quick", action="store_true", help="a smoke run: figures mean nothing")
     parser.add_argument("--pin", action="store_true", help="server on core 0, load on core 1")
     parser.add_argument("--spin", action="store_true", help="the load generator never sleeps")
@@ -57,7 +58,9 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     wanted = ",".join(ROWS) if options.rows == "all" else options.rows
     rows = _chosen(wanted, ROWS, "row")
-    systems = _chosen(options.systems, SYSTEMS, "system") if options.systems else None
+    systems = (
+        _chosen(options.systems, {**SYSTEMS, **CLUSTERS}, "system") if options.systems else None
+    )
     raise_open_files(_OPEN_FILES)
     setup = Setup(programs=build_programs(), core=0 if options.pin else None)
     if options.tim:

@@ -6,8 +6,9 @@ from statistics import median
 
 from attrs import Factory, define, evolve, frozen
 
+from bench.clusters import started
 from bench.load import Latency, Load, Sample, run_load
-from bench.peers import Server, Setup, server
+from bench.peers import Server, Setup
 from bench.processes import BenchError
 from bench.rows import BEST_PEER, BROKERS, R3_LOAD, Contender, Kind, Row, Target
 
@@ -127,6 +128,7 @@ def run_row(row: Row, plan: Plan, known: dict[str, RowResult]) -> RowResult:
         return result
     _run_interleaved(result, plan)
     if row.kind is Kind.COMPARE:
+        _note_hops(result)
         result.verdicts.extend(
             verdict for target in row.targets if (verdict := _judge(result, target)) is not None
         )
@@ -148,7 +150,7 @@ def _run_interleaved(result: RowResult, plan: Plan) -> None:
             if contender.name in failed:
                 continue
             try:
-                with server(contender.system, plan.setup) as target:
+                with started(contender.system, plan.setup) as target:
                     sample = plan.measure(target, plan.load_of(contender))
             except BenchError as error:
                 failed.add(contender.name)
@@ -204,6 +206,18 @@ def _judge(result: RowResult, target: Target) -> Verdict | None:
     return Verdict(text, ratio <= target.factor)
 
 
+def _note_hops(result: RowResult) -> None:
+    """Say what other nodes of a cluster add to the latency at the publisher's."""
+    for name in dict.fromkeys(run.contender for run in result.runs):
+        medians = result.medians(name)
+        if medians["far_p50_us"]:
+            result.notes.append(
+                f"{name}: p50 {medians['near_p50_us'] / 1e3:.2f} ms at the publisher's node and "
+                f"{medians['far_p50_us'] / 1e3:.2f} ms at the others, p99 "
+                f"{medians['near_p99_us'] / 1e3:.2f} and {medians['far_p99_us'] / 1e3:.2f} ms"
+            )
+
+
 def _judge_idle(result: RowResult) -> None:
     for name in dict.fromkeys(run.contender for run in result.runs):
         load = next(each.load for each in result.row.contenders if each.name == name)
@@ -256,7 +270,7 @@ def _run_stall(result: RowResult, plan: Plan, r3: RowResult | None) -> None:
     closes it (10 s after the last byte it took) all within the measured phase.
     """
     phases = 1 if plan.quick else plan.runs_of(result.row)
-    with server("tim", plan.setup) as target:
+    with started("tim", plan.setup) as target:
         speed = _frames_per_s(r3) or _calibrate(plan, target)
         paced = evolve(
             R3_LOAD,

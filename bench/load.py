@@ -17,6 +17,7 @@ from bench.processes import BenchError, cpu_seconds, rss_bytes, running
 _SETUP_TIMEOUT_S = 90.0
 _DRAIN_TIMEOUT_S = 30.0
 _RSS_EVERY_S = 0.25
+_SETTLE_S = 1.0
 
 
 @frozen(kw_only=True)
@@ -125,6 +126,8 @@ class Sample:
     rss_samples: tuple[int, ...]
     latency: Latency
     late: Latency  # paced: how late the load generator itself was
+    latency_near: Latency  # of a cluster: at the node that the publisher is at
+    latency_far: Latency  # and at the others
     latency_join: Latency
     first_frame: Latency
     joined: int
@@ -152,6 +155,10 @@ class Sample:
             "p50_us": self.latency.quantile_us(0.5),
             "p99_us": self.latency.quantile_us(0.99),
             "max_us": self.latency.largest_us,
+            "near_p50_us": self.latency_near.quantile_us(0.5),
+            "near_p99_us": self.latency_near.quantile_us(0.99),
+            "far_p50_us": self.latency_far.quantile_us(0.5),
+            "far_p99_us": self.latency_far.quantile_us(0.99),
             "server_cpu_share": self.server_cpu_s / wall_s,
             "load_cpu_share": self.load_cpu_s / wall_s,
             "late_p99_us": self.late.quantile_us(0.99),
@@ -188,9 +195,13 @@ class _Lines:
 
 def _rss_or_gone(server: Server) -> int:
     try:
-        return rss_bytes(server.pid)
+        return sum(map(rss_bytes, server.pids))
     except FileNotFoundError:
         raise BenchError(f"{server.system} is gone: {server.last_words()}") from None
+
+
+def _cpu_seconds(server: Server) -> float:
+    return sum(map(cpu_seconds, server.pids))
 
 
 def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = None) -> Sample:
@@ -203,7 +214,7 @@ def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = No
     command = [
         str(loadgen),
         f"--dialect={server.dialect}",
-        f"--port={server.port}",
+        f"--port={','.join(map(str, server.ports))}",
         f"--web-port={server.web_port if load.websocket else 0}",
         *load.arguments(),
     ]
@@ -225,13 +236,16 @@ def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = No
             process.stdin.flush()
 
         expect("ready", _SETUP_TIMEOUT_S)
+        if len(server.ports) > 1:
+            # Nodes tell each other of subscribers in their own time.
+            time.sleep(_SETTLE_S)
         go()
         expect("measure-start", load.warmup_s + _DRAIN_TIMEOUT_S)
         lines.rss.clear()
-        cpu_before = cpu_seconds(server.pid)
+        cpu_before = _cpu_seconds(server)
         go()
         expect("measure-end", load.seconds + _DRAIN_TIMEOUT_S)
-        server_cpu_s = cpu_seconds(server.pid) - cpu_before
+        server_cpu_s = _cpu_seconds(server) - cpu_before
         rss_end = _rss_or_gone(server)
         rss_samples = (*lines.rss, rss_end)
         go()
@@ -252,6 +266,8 @@ def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = No
         rss_samples=rss_samples,
         latency=Latency.from_json(result["latency"]),
         late=Latency.from_json(result.get("late", empty)),
+        latency_near=Latency.from_json(result.get("latency_near", empty)),
+        latency_far=Latency.from_json(result.get("latency_far", empty)),
         latency_join=Latency.from_json(result.get("latency_join", empty)),
         first_frame=Latency.from_json(result.get("first_frame", empty)),
         joined=result["joined"],

@@ -178,6 +178,10 @@ int main(int count, char **words)
            traffic.rooms[0].sent - frames_before, counters.deliveries, counters.bytes,
            counters.lost + lost_before, (double)(end - start) / 1e9, cpu_s, counters.joined);
     print_histogram("latency", &counters.latency);
+    if (options.nodes > 1) {
+        print_histogram("latency_near", &counters.latency_near);
+        print_histogram("latency_far", &counters.latency_far);
+    }
     if (options.rate > 0)
         print_histogram("late", &counters.late);
     if (options.joiners) {

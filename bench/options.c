@@ -17,6 +17,20 @@ static double number(const char *name, const char *text)
     return value;
 }
 
+/* "7600" or, for a cluster, "7600,7601,7602". */
+static unsigned parse_ports(const char *text, unsigned ports[NODES_MAX])
+{
+    unsigned count = 0;
+    char *end = NULL;
+    do {
+        unsigned long port = strtoul(end ? end + 1 : text, &end, 10);
+        if (count == NODES_MAX || port == 0 || port > 65535)
+            return 0;
+        ports[count++] = (unsigned)port;
+    } while (*end == ',');
+    return *end ? 0 : count;
+}
+
 struct options options_parse(int count, char **words)
 {
     static const struct option names[] = {
@@ -44,9 +58,12 @@ struct options options_parse(int count, char **words)
             options.dialect = optarg;
             continue;
         }
+        if (key == FIRST + 1) {
+            options.nodes = parse_ports(optarg, options.ports);
+            continue;
+        }
         double value = number(names[key - FIRST].name, optarg);
         switch (key - FIRST) {
-        case 1: options.port = (unsigned)value; break;
         case 2: options.rooms = (unsigned)value; break;
         case 3: options.subscribers = (unsigned)value; break;
         case 4: options.payload_bytes = (unsigned)value; break;
@@ -70,8 +87,10 @@ struct options options_parse(int count, char **words)
     const char *wrong = NULL;
     if (optind < count)
         wrong = "unexpected words";
-    else if (options.port == 0 || options.port > 65535)
-        wrong = "--port is missing";
+    else if (options.nodes == 0)
+        wrong = "--port is missing, or one of it is no port";
+    else if (options.nodes > 1 && options.web_port)
+        wrong = "--web-port is for one server";
     else if (options.web_port > 65535)
         wrong = "--web-port is no port";
     else if (options.reliable && options.web_port)

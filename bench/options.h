@@ -5,9 +5,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { NODES_MAX = 8 };
+
 struct options {
     const char *dialect;
-    unsigned port;          /* on 127.0.0.1, and nowhere else */
+    unsigned nodes;         /* servers that form one: publishers are at the first, and
+                               subscribers at each in turn */
+    unsigned ports[NODES_MAX]; /* on 127.0.0.1, and nowhere else */
     unsigned web_port;      /* of WebSocket, for all but publishers; 0: all speak TCP */
     unsigned rooms;         /* each with one publisher */
     unsigned subscribers;   /* per room */

@@ -59,27 +59,32 @@ class Setup:
     core: int | None = None
 
 
-@frozen(kw_only=True)
+@frozen
 class Server:
-    """A running server."""
+    """A running server, or the nodes of a cluster."""
 
     system: str
     dialect: str
-    port: int
+    ports: tuple[int, ...]  # of each node
     web_port: int  # of WebSocket; 0 where it speaks none
-    pid: int
+    pids: tuple[int, ...]  # of all that counts as the server
     log: Path
 
     def last_words(self) -> str:
         """How it ended, if it did, and the end of its log, for an error message."""
         time.sleep(0.3)  # a log line may come after the close it tells of
-        end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        state = f"it ended ({end.si_status})" if end else "it still runs"
+        ends = [
+            end
+            for pid in self.pids
+            if (end := os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
+        ]
+        state = f"it ended ({ends[0].si_status})" if ends else "it still runs"
         tail = " | ".join(self.log.read_text(errors="replace").splitlines()[-2:])
         return f"{state}; log: {tail[-400:]}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -87,7 +92,8 @@ def _free_port() -> int:
     return port
 
 
-def _wait_until_accepting(process: subprocess.Popen[bytes], port: int) -> None:
+def wait_until_accepting(process: subprocess.Popen[bytes], port: int) -> None:
+    """Block until a server takes connections. Raises BenchError if it ends, or in vain."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
@@ -119,9 +125,14 @@ def _wait_for_listening_lines(process: subprocess.Popen[bytes], *kinds: str) -> 
     raise BenchError(f"no line 'listening {kinds[0]} HOST:PORT'; it {state}")
 
 
+def nats_config(port: int) -> str:
+    """What a nats-server is told so that it does not drop."""
+    return _NATS.format(port=port)
+
+
 def _nats(setup: Setup, folder: Path, port: int) -> list[str]:
     config = folder / "nats.conf"
-    config.write_text(_NATS.format(port=port))
+    config.write_text(nats_config(port))
     return ["nats-server", "-c", str(config)]
 
 
@@ -220,7 +231,7 @@ def server(name: str, setup: Setup) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="bench-") as text:
         folder = Path(text)
         log = folder / "log"
-        port = 0 if system.announces_port else _free_port()
+        port = 0 if system.announces_port else free_port()
         command = system.command(setup, folder, port)
         with (
             log.open("wb") as log_file,
@@ -239,17 +250,10 @@ def server(name: str, setup: Setup) -> Iterator[Server]:
                 elif system.announces_port:
                     (port,) = _wait_for_listening_lines(process, "tcp")
                 else:
-                    _wait_until_accepting(process, port)
+                    wait_until_accepting(process, port)
             except BenchError as error:
                 tail = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
                 raise BenchError(
                     f"{name} did not start ({shlex.join(command)}): {error}. {tail}"
                 ) from None
-            yield Server(
-                system=name,
-                dialect=system.dialect,
-                port=port,
-                web_port=web_port,
-                pid=process.pid,
-                log=log,
-            )
+            yield Server(name, system.dialect, (port,), web_port, (process.pid,), log)

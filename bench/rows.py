@@ -88,6 +88,16 @@ def _over_websocket(load: Load) -> tuple[Contender, ...]:
     )
 
 
+def _at_three_nodes(window: int) -> tuple[Contender, ...]:
+    """One publisher, 300 subscribers; in ours the publisher's node is the relay, or another."""
+    load = Load(subscribers=300, payload_bytes=1024, window=window)
+    return (
+        Contender("tim", "tim_cluster", load),
+        Contender("tim, relay elsewhere", "tim_cluster_far", load),
+        Contender("nats", "nats_cluster", load),
+    )
+
+
 _ALL = ("tim", "nats", "redis", "mosquitto", "floor")
 
 R3_LOAD = Load(subscribers=100, payload_bytes=16384, window=4)
@@ -256,8 +266,22 @@ ROWS: dict[str, Row] = {
             runs=3,
             idle_kib=28,
         ),
+        Row(
+            name="C1",
+            title="3 nodes, 100 subscribers at each, 1 KiB, 1 frame in flight",
+            contenders=_at_three_nodes(window=1),
+            targets=(cpu_within(1.0, "nats"),),
+            runs=3,
+        ),
+        Row(
+            name="C2",
+            title="3 nodes, 100 subscribers at each, 1 KiB, 50 frames in flight",
+            contenders=_at_three_nodes(window=50),
+            targets=(cpu_within(1.0, "nats"),),
+            runs=3,
+        ),
     )
 }
 
 # The rest joins when the server can do what they ask for.
-DEFAULT_ROWS = ("R1", "R2", "R3", "R4", "R5", "R9", "W1", "W2", "W3", "W4")
+DEFAULT_ROWS = ("R1", "R2", "R3", "R4", "R5", "R9", "W1", "W2", "W3", "W4", "C1", "C2")

@@ -98,7 +98,7 @@ void traffic_start_conn(struct traffic *traffic, struct conn *conn)
     struct sockaddr_in address = {
         .sin_family = AF_INET,
         .sin_port = htons((uint16_t)(conn->is_websocket ? traffic->options.web_port
-                                                        : traffic->options.port)),
+                                                        : traffic->options.ports[conn->node])),
         .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
     };
     int on = 1;
@@ -230,8 +230,10 @@ void traffic_open(struct traffic *traffic)
         room->subscribers = &subscribers[i * options->subscribers];
         room->remaining = calloc(ring, sizeof *room->remaining);
         publishers[i].room = room;
-        for (unsigned k = 0; k < options->subscribers; k++)
+        for (unsigned k = 0; k < options->subscribers; k++) {
             room->subscribers[k].room = room;
+            room->subscribers[k].node = k % options->nodes;
+        }
     }
     traffic->stalled = make_conns(options->stalled, STALLED, &traffic->rooms[0], &id, websocket);
     traffic->joiners = make_conns(options->joiners, JOINER, &traffic->rooms[0], &id, websocket);
@@ -320,8 +322,10 @@ static void on_frame(struct traffic *traffic, struct conn *conn, const struct it
     counters->last_ns = now;
     if (conn->role == SUBSCRIBER) {
         bool after = traffic->join_ns && head.sent_ns >= traffic->join_ns;
-        histogram_add(after ? &counters->latency_join : &counters->latency,
-                      now > head.sent_ns ? now - head.sent_ns : 0);
+        uint64_t took_ns = now > head.sent_ns ? now - head.sent_ns : 0;
+        histogram_add(after ? &counters->latency_join : &counters->latency, took_ns);
+        if (traffic->options.nodes > 1)
+            histogram_add(conn->node ? &counters->latency_far : &counters->latency_near, took_ns);
     }
     if (traffic->options.window)
         count_done(traffic, room, head.index);

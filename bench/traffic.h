@@ -12,6 +12,7 @@ struct conn {
     int fd; /* -1: not open */
     enum role role;
     unsigned id;
+    unsigned node; /* which of options.ports it is at */
     struct room *room;
     bool connected, ready, init_seen, joined, parked;
     bool is_websocket, shaken; /* shaken: the server has accepted the handshake */
@@ -48,6 +49,7 @@ struct counters {
     uint64_t deliveries, bytes, lost, joined;
     uint64_t last_ns; /* when the last delivery was read */
     struct histogram latency;      /* subscribers; with joiners: up to their start */
+    struct histogram latency_near, latency_far; /* at the publisher's node, and at others */
     struct histogram latency_join; /* subscribers, frames sent from the joiners' start on */
     struct histogram first_frame;  /* joiners: from connect() to the first frame */
     struct histogram late;         /* paced: how late a frame was handed to the kernel */

@@ -52,6 +52,14 @@ def hall() -> Hall:
     return Hall()
 
 
+def test_who_is_let_ahead_is_first_in_line(hall: Hall) -> None:
+    behind = hall.join()
+    ahead = make_peer(hall.node)
+    hall.audience.join(ahead.member, Subscription(ROOM, ahead.outbox, hall.node), ahead=True)
+    last = hall.join()
+    assert [each.outbox for each in hall.audience] == [ahead.outbox, behind.outbox, last.outbox]
+
+
 def test_nobody_is_an_audience_too(hall: Hall) -> None:
     hall.send(100)
     hall.audience.tell(b"event", 0.0)

@@ -192,7 +192,8 @@ class SharedRoom(Room):
         if bond is None:
             subscription = Subscription(self.number, member.outbox, self._node, credit)
             bond = self.bonds[peer] = Bond(peer, member, subscription)
-            self._audience.join(member, subscription)
+            # Ahead of who watches here: behind a link more are waiting.
+            self._audience.join(member, subscription, ahead=True)
             member.subscriptions[self.number] = subscription
             self._node.subscriptions += 1
         return bond

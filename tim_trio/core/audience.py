@@ -46,8 +46,12 @@ class Audience:
     def members(self) -> tuple[Member, ...]:
         return tuple(self._subscriptions)
 
-    def join(self, member: Member, subscription: Subscription) -> None:
-        self._subscriptions[member] = subscription
+    def join(self, member: Member, subscription: Subscription, *, ahead: bool = False) -> None:
+        """Add a member. ``ahead``: it is sent everything before who has joined so far."""
+        if ahead:
+            self._subscriptions = {member: subscription, **self._subscriptions}
+        else:
+            self._subscriptions[member] = subscription
         self._walks = None
         self._partial.clear()
 
