@@ -55,7 +55,7 @@ def run_node(node: str, *arguments: str, **environment: str) -> None:
 
 
 def test_golden_vectors(node: str) -> None:
-    run_node(node, "--test", "--test-reporter=spec", "vectors.test.js")
+    run_node(node, "--test", "--test-reporter=spec", "vectors.test.js", "files.test.js")
 
 
 @pytest.mark.slow
