@@ -19,6 +19,7 @@ class Programs:
 
     loadgen: Path
     floor: Path
+    pipe: Path
 
 
 def build_programs() -> Programs:
@@ -32,6 +33,7 @@ def build_programs() -> Programs:
     return Programs(
         loadgen=_compile(folder / "loadgen", *_LOADGEN),
         floor=_compile(folder / "floor", "floor.c"),
+        pipe=_compile(folder / "pipe", "pipe.c"),
     )
 
 

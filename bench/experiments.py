@@ -7,6 +7,7 @@ from statistics import median
 from attrs import Factory, define, evolve, frozen
 
 from bench.clusters import started
+from bench.file_transfer import run_file
 from bench.load import Latency, Load, Sample, run_load
 from bench.peers import Server, Setup
 from bench.processes import BenchError
@@ -127,11 +128,13 @@ def run_row(row: Row, plan: Plan, known: dict[str, RowResult]) -> RowResult:
             result.problems.append(str(error))
         return result
     _run_interleaved(result, plan)
-    if row.kind is Kind.COMPARE:
+    if row.kind in (Kind.COMPARE, Kind.FILE):
         _note_hops(result)
         result.verdicts.extend(
             verdict for target in row.targets if (verdict := _judge(result, target)) is not None
         )
+        if row.kind is Kind.FILE:
+            _note_wall_time(result)
     elif row.kind is Kind.IDLE:
         _judge_idle(result)
     else:
@@ -151,7 +154,11 @@ def _run_interleaved(result: RowResult, plan: Plan) -> None:
                 continue
             try:
                 with started(contender.system, plan.setup) as target:
-                    sample = plan.measure(target, plan.load_of(contender))
+                    load = plan.load_of(contender)
+                    if result.row.kind is Kind.FILE:
+                        sample = run_file(target, load, plan.setup)
+                    else:
+                        sample = plan.measure(target, load)
             except BenchError as error:
                 failed.add(contender.name)
                 result.problems.append(f"run {number}: {contender.name}: {error}")
@@ -216,6 +223,16 @@ def _note_hops(result: RowResult) -> None:
                 f"{medians['far_p50_us'] / 1e3:.2f} ms at the others, p99 "
                 f"{medians['near_p99_us'] / 1e3:.2f} and {medians['far_p99_us'] / 1e3:.2f} ms"
             )
+
+
+def _note_wall_time(result: RowResult) -> None:
+    for name in dict.fromkeys(run.contender for run in result.runs):
+        figures = result.medians(name)
+        megabytes = sum(run.sample.bytes for run in result.runs[:1]) / 1e6
+        result.notes.append(
+            f"{name}: {figures['wall_s']:.1f} s for {megabytes:,.0f} MB, of the server's CPU "
+            f"{figures['us_per_delivery'] / 1e3:.3f} ns a byte"
+        )
 
 
 def _judge_idle(result: RowResult) -> None:

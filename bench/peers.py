@@ -155,6 +155,10 @@ def _floor(setup: Setup, folder: Path, port: int) -> list[str]:
     return [str(setup.programs.floor)]
 
 
+def _pipe(setup: Setup, folder: Path, port: int) -> list[str]:
+    return [str(setup.programs.pipe)]
+
+
 def _tim(setup: Setup, folder: Path, port: int) -> list[str]:
     return [*setup.tim_command, "--tcp", "127.0.0.1:0", "--no-web"]
 
@@ -189,6 +193,7 @@ SYSTEMS = {
     "redis": System("redis", _redis, ("redis-server", "--version")),
     "mosquitto": System("mqtt", _mosquitto, ("mosquitto", "-h")),
     "floor": System("raw", _floor, ("cc", "--version"), announces_port=True),
+    "pipe": System("raw", _pipe, ("cc", "--version"), announces_port=True),
     "websockets": System(
         "relay",
         _websockets,

@@ -14,6 +14,7 @@ class Kind(Enum):
     STALL = "stall"
     IDLE = "idle"
     JOIN = "join"
+    FILE = "file"
 
 
 @frozen
@@ -120,6 +121,8 @@ _JOIN_LOAD = Load(
 )
 # 2 GB pushed, delivered ten times. 16 frames in flight are the default backlog.
 _BULK = Load(subscribers=10, payload_bytes=65536, window=16, seconds=90, frames=30518)
+# A file's "delivery" is a megabyte of it.
+_FILE = Load(subscribers=1, payload_bytes=1_000_000, frames=2000)
 
 ROWS: dict[str, Row] = {
     row.name: row
@@ -222,6 +225,13 @@ ROWS: dict[str, Row] = {
                 Contender("floor", "floor", _BULK),
             ),
             targets=(cpu_within(1.5, "floor"),),
+        ),
+        Row(
+            name="F1",
+            title="a file of 2 GB over send and receive; each delivery is 1 MB",
+            contenders=(Contender("tim", "tim", _FILE), Contender("floor", "pipe", _FILE)),
+            targets=(cpu_within(1.5, "floor"),),
+            kind=Kind.FILE,
         ),
         Row(
             name="R11",
