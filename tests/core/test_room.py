@@ -11,6 +11,7 @@ from tests.core.builders import (
     LIMITS,
     ROOM,
     TOKEN,
+    Brackets,
     Peer,
     Received,
     TrackWriter,
@@ -1021,3 +1022,19 @@ def test_grants_are_listed_as_far_as_a_frame_holds_them() -> None:
     assert len(room.granted) == granted > 0
     room.revoke(next(iter(room.granted)))
     assert room.grant("bob")
+
+
+@pytest.mark.parametrize("mode", list(RoomMode))
+def test_one_room_s_frames_may_look_otherwise(mode: RoomMode) -> None:
+    stage = Stage(mode=mode)
+    own, usual = Brackets(), Brackets()
+    bob, carol = (make_peer(stage.node, account=name, form=usual) for name in ("bob", "carol"))
+    bob.member.forms[ROOM] = own
+    for peer in (bob, carol):
+        stage.room.subscribe(peer.member, StartFrom.GROUP, UNLIMITED_CREDIT, 1, 0.0)
+    assert own.encoded == [], "the answer is the connection's own"
+    run = TrackWriter().run(0)
+    stage.room.push(stage.source, run, 0.0)
+    assert own.encoded == [run.data] and usual.encoded.count(run.data) == 1
+    for peer in (bob, carol):
+        assert bytes(peer.wire.taken).endswith(b"[" + run.data + b"]")

@@ -13,6 +13,7 @@ from tests.core.builders import (
     LIMITS,
     ROOM,
     TOKEN,
+    Brackets,
     Peer,
     TrackWriter,
     fill,
@@ -21,10 +22,11 @@ from tests.core.builders import (
     seqs,
 )
 from tim_trio.core.cache import CacheBudget
+from tim_trio.core.form import Buffer
 from tim_trio.core.node import Node
 from tim_trio.core.sources import Source, Track
 from tim_trio.core.subscription import Subscription
-from tim_trio.protocol.messages import Gap, GapReason
+from tim_trio.protocol.messages import Gap, GapReason, encode
 from tim_trio.protocol.runs import Run
 from tim_trio.protocol.stream import StreamFrame
 
@@ -406,3 +408,53 @@ def test_discard_forgets_lags_without_a_word(listener: Listener, writer: TrackWr
     listener.subscription.discard()
     assert listener.drain() == []
     assert (listener.node.lagging, listener.subscription.lagging) == (0, {})
+
+
+# A form of its own
+
+
+def test_a_subscription_has_the_connection_s_form_or_its_own() -> None:
+    form, own = Brackets(), Brackets()
+    peer = make_peer(form=form)
+    assert Subscription(ROOM, peer.outbox, peer.node).form is form
+    assert Subscription(ROOM, peer.outbox, peer.node, form=own).form is own
+
+
+def test_all_that_a_subscription_gets_is_in_its_form(writer: TrackWriter) -> None:
+    listener = Listener(budget=0)
+    own = Brackets()
+    listener.subscription.form = own
+    init, key = writer.run(INIT), writer.run(KEY, size=FRAME)
+    listener.hear(init)
+    listener.hear(key)
+    for _ in range(4):
+        listener.hear(writer.run(0, size=FRAME))
+    assert listener.lags()
+    listener.peer.drain()
+    end = writer.run(KEY | END)
+    listener.hear(end)
+    taken = bytes(listener.peer.wire.taken)
+    assert taken.startswith(b"[" + init.data + b"][" + key.data + b"]")
+    assert taken.endswith(b"[" + end.data + b"]")
+    # The GAP among it: all that is outside of brackets would be another form.
+    assert encode(gap(5, 5)) in own.encoded
+    assert sum(len(each) + 2 for each in own.encoded if each in taken) == len(taken)
+
+
+def test_what_a_form_has_nothing_to_say_for_is_neither_sent_nor_queued(
+    writer: TrackWriter,
+) -> None:
+    class Silent(Brackets):
+        def encode(self, data: Buffer) -> bytes:
+            return b""
+
+    listener = Listener(budget=0)
+    listener.subscription.form = Silent()
+    lagging = Listener(budget=0)
+    lag(lagging, writer)
+    lagging.subscription.form = Silent()
+    for one in (listener, lagging):
+        one.hear(TrackWriter().run(KEY, size=FRAME))
+        one.hear(TrackWriter().run(END, size=FRAME))
+        assert one.peer.outbox.pending_bytes == 0
+    assert listener.peer.new() == []

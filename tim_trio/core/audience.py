@@ -64,7 +64,7 @@ class Audience:
         if self._walks is None:
             by_form: dict[Form | None, list[Subscription]] = {None: []}
             for each in self._subscriptions.values():
-                by_form.setdefault(each.outbox.form, []).append(each)
+                by_form.setdefault(each.form, []).append(each)
             self._walks = tuple(
                 (form, tuple((each.outbox.transmit, each.outbox, each) for each in some))
                 for form, some in by_form.items()
@@ -128,8 +128,8 @@ class Audience:
         Nothing is ever left out: the source's credit bounds what is queued.
         """
         for _, walk in self._current():
-            for _, outbox, subscription in walk:
-                outbox.put(data, pace.flow(subscription), now)
+            for _, _, subscription in walk:
+                subscription.put(data, pace.flow(subscription), now)
 
     def tell(self, event: bytes, now: float) -> None:
         """Send an event to everyone, in order with the data."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from tim_trio.core.form import Form
 from tim_trio.core.inbox import Inbox
 from tim_trio.core.outbox import Outbox
 from tim_trio.protocol.messages import Right
@@ -29,6 +30,8 @@ class Member:
         former: what it held earlier: frames for those are discarded, frames
             for any other source are an offence.
         push_rooms, subscribe_rooms: all rooms that its sign-in is for; None for any.
+        forms: of rooms whose frames, to be subscribed to now, are not to look
+            as all else that this connection gets.
         inbox: account streams that wait for it.
     """
 
@@ -41,6 +44,7 @@ class Member:
     push_rooms: frozenset[int] | None = attrs.field(default=None, kw_only=True)
     subscribe_rooms: frozenset[int] | None = attrs.field(default=None, kw_only=True)
 
+    forms: dict[int, Form] = attrs.field(factory=dict, init=False)
     inbox: Inbox = attrs.field(factory=Inbox, init=False)
 
     def may_push_to(self, room: int) -> bool:

@@ -303,9 +303,10 @@ class Room:
             path=self.path,
         )
         outbox.put_control(encode(answer, request_id), now)
-        subscription = Subscription(self.number, outbox, node, credit)
+        form = member.forms.get(self.number, outbox.form)
+        subscription = Subscription(self.number, outbox, node, credit, form=form)
         for source in sources:
-            piece = source.opening(node, with_groups=offered, form=outbox.form)
+            piece = source.opening(node, with_groups=offered, form=form)
             if piece.data:
                 outbox.put_encoded(piece.data, piece, now)
             if source.pace is not None:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import attrs
 
+from tim_trio.core.form import Buffer, Form
 from tim_trio.core.node import Node
-from tim_trio.core.outbox import Backlog, Outbox
+from tim_trio.core.outbox import Backlog, Ledger, Outbox
 from tim_trio.core.sources import Source, Track
 from tim_trio.protocol.messages import Gap, GapReason, encode
 from tim_trio.protocol.runs import Run
@@ -38,6 +39,7 @@ class Subscription:
     credit: bytes the subscriber takes per source at first, in a reliable room.
     lagging: tracks that are left out now. A source's tracks are its own
         objects, so the track alone is the key.
+    form: how its frames look on the wire; the connection's own, as a rule.
     """
 
     room: int
@@ -46,6 +48,24 @@ class Subscription:
     credit: int = 0
     backlog: Backlog = attrs.field(factory=Backlog)
     lagging: dict[Track, Lag] = attrs.field(factory=dict)
+    form: Form | None = attrs.field(
+        kw_only=True,
+        default=attrs.Factory(lambda self: self.outbox.form, takes_self=True),
+    )
+
+    def put(self, data: Buffer, ledger: Ledger, now: float) -> None:
+        """Send frames, in this subscription's form, as `Outbox.put` does."""
+        data = self._encode(data)
+        if data:
+            self.outbox.put_encoded(data, ledger, now)
+
+    def _put_control(self, data: Buffer, now: float) -> None:
+        data = self._encode(data)
+        if data:
+            self.outbox.put_control_encoded(data, now)
+
+    def _encode(self, data: Buffer) -> Buffer:
+        return data if self.form is None else self.form.encode(data)
 
     def wait_for_key(self, track: Track) -> None:
         """Start a newcomer, who has the track's newest INIT, at its next KEY."""
@@ -59,8 +79,11 @@ class Subscription:
         """
         lag = self.lagging.get(track)
         if lag is None:
-            if self.outbox.has_room(len(run.data), self.backlog, now):
-                self.outbox.put(run.data, self.backlog, now)
+            data = self._encode(run.data)
+            if not data:
+                return
+            if self.outbox.has_room(len(data), self.backlog, now):
+                self.outbox.put_encoded(data, self.backlog, now)
                 return
             lag = self.lagging[track] = Lag(run.first_seq, track.init)
             self._node.lagging += 1
@@ -94,14 +117,14 @@ class Subscription:
             if not outbox.has_room(len(data), self.backlog, now):
                 return False
         self._end_lag(run, track, lag, offset, seq, now)
-        outbox.put(data, self.backlog, now)
+        self.put(data, self.backlog, now)
         return True
 
     def _force_end(self, run: Run, track: Track, lag: Lag, now: float) -> None:
         """Deliver a run's END, if it has one, from the reserved room."""
         if run.end_offset >= 0:
             self._end_lag(run, track, lag, run.end_offset, run.last_seq, now)
-            self.outbox.put_control(run.data[run.end_offset :], now)
+            self._put_control(run.data[run.end_offset :], now)
 
     def _end_lag(self, run: Run, track: Track, lag: Lag, offset: int, seq: int, now: float) -> None:
         """Announce what was lost before ``seq`` and renew the INIT if it changed."""
@@ -109,9 +132,9 @@ class Subscription:
         if offset == 0 and run.init_bytes:
             pass  # the INIT is the first frame of what follows
         elif run.init_bytes:
-            self.outbox.put_control(run.data[: run.init_bytes], now)
+            self._put_control(run.data[: run.init_bytes], now)
         elif track.init is not None and track.init is not lag.init:
-            self.outbox.put_control(track.init, now)
+            self._put_control(track.init, now)
         self._forget(track, lag)
 
     def _announce(
@@ -128,7 +151,7 @@ class Subscription:
             last_seq=last_seq,
             reason=GapReason.LAGGED,
         )
-        self.outbox.put_control(encode(gap), now)
+        self._put_control(encode(gap), now)
 
     def _forget(self, track: Track, lag: Lag) -> None:
         del self.lagging[track]
