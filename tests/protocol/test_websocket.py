@@ -10,6 +10,7 @@ from tim_trio.protocol.websocket import (
     encode_close,
     encode_close_answer,
     encode_message,
+    encode_ping,
     encode_pong,
     holds_whole_frames,
 )
@@ -85,3 +86,7 @@ def test_another_implementation_reads_it() -> None:
 )
 def test_whole_frames(message: str, expected: bool) -> None:
     assert holds_whole_frames(bytes.fromhex(message)) is expected
+
+
+def test_a_ping_is_empty() -> None:
+    assert encode_ping() == bytes.fromhex("89 00")

@@ -22,6 +22,7 @@ CLOSE_CODE_OFFSET: Final = 3000
 
 _FINAL_BINARY: Final = 0x82
 _FINAL_CLOSE: Final = 0x88
+_FINAL_PING: Final = 0x89
 _FINAL_PONG: Final = 0x8A
 #: Lengths up to this stand in the header's second byte; the two above it
 #: announce a longer field.
@@ -47,6 +48,11 @@ def encode_message(data: Buffer) -> bytes:
     else:
         header = _LONG_HEADER.pack(_FINAL_BINARY, _EIGHT_BYTES_FOLLOW, size)
     return header + data
+
+
+def encode_ping() -> bytes:
+    """Return a ping without a payload."""
+    return _SHORT_HEADER.pack(_FINAL_PING, 0)
 
 
 def encode_pong(payload: bytes) -> bytes:

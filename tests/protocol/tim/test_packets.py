@@ -101,7 +101,7 @@ def test_what_clients_send(case: dict[str, Any], form: Format) -> None:
     assert isinstance(packet, Body)
     number = packets.type_of(data)
     assert packet.type == number
-    assert packets.format_of(data) is form
+    assert packets.format_of(data) is form and packets.has_format(data)
     # In JSON what a Thrift pusher must send may be missing.
     assert {"type": number, **as_vector(packet.value)} == case["packet"]
     if form is Format.THRIFT:
@@ -132,7 +132,9 @@ def test_big_packets_of_clients(case: dict[str, Any]) -> None:
             expected = BigBinary(packet["node"], bytes.fromhex(packet["body"]))
         case _:
             expected = BigStream(packet["node"], bytes.fromhex(packet["body"]))
-    assert packets.decode(joined(case["bytes"])) == expected
+    data = joined(case["bytes"])
+    assert packets.decode(data) == expected
+    assert not packets.has_format(data)
 
 
 @pytest.mark.parametrize("case", vectors("server", "bytes"))

@@ -15,7 +15,6 @@ from tim_trio.protocol.tim.structs import (
     Format,
     PacketType,
     Struct,
-    TimAck,
     TimAuth,
     TimFormatError,
     TimMessage,
@@ -85,7 +84,6 @@ Packet = Ping | BigString | BigBinary | BigStream | Body | Other
 
 #: What a client sends as a struct.
 _REQUESTS: Final[dict[PacketType, type[Struct]]] = {
-    PacketType.ACK: TimAck,
     PacketType.REGISTER: TimAuth,
     PacketType.TOKEN: TimAuth,
     PacketType.AUTH: TimAuth,
@@ -101,6 +99,11 @@ _BIG: Final = frozenset(
 def format_of(data: bytes) -> Format:
     """Return which format a client's packet is in."""
     return Format.JSON if data and data[0] & JSON_BIT else Format.THRIFT
+
+
+def has_format(data: bytes) -> bool:
+    """Say whether a client's packet is in one; those without a struct are in none."""
+    return type_of(data) not in (PacketType.PING, *_BIG)
 
 
 def type_of(data: bytes) -> int:
@@ -124,8 +127,8 @@ def decode(data: bytes) -> Packet:
     if kind in _BIG:
         return _decode_big(kind, data)
     expected = _REQUESTS.get(kind)
-    if expected is None or (kind is PacketType.ACK and format_of(data) is Format.THRIFT):
-        return Other(number)  # an ACK's body is an id and no struct
+    if expected is None:
+        return Other(number)
     return Body(kind, decode_body(expected, data[1:], format_of(data)))
 
 
