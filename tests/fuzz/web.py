@@ -27,11 +27,13 @@ with engine.instrumented():
         ws_frame,
     )
     from tests.protocol.builders import stream_bytes
+    from tim_trio.core.accounts import OpenAuthenticator
     from tim_trio.errors import RemoteProtocolError
     from tim_trio.limits import Limits
-    from tim_trio.net.http import Request, Response, serve_http
+    from tim_trio.net.http import Later, Request, Response, serve_http
     from tim_trio.net.origin import OriginPolicy
-    from tim_trio.net.site import COMMON_HEADERS, Caller, Site, make_pages
+    from tim_trio.net.site import COMMON_HEADERS, Caller, Site, make_pages, max_body
+    from tim_trio.net.tim.credentials import Credentials
     from tim_trio.net.websocket import MessageReader, Opening
     from tim_trio.protocol.decoder import ControlFrame, Decoder
     from tim_trio.protocol.runs import Run
@@ -46,6 +48,7 @@ _SITE = Site(
     is_ready=lambda: True,
     render_figures=lambda: ("text/plain", b"figures"),
     may_see_figures=lambda request: "authorization" in request.headers,
+    serve_tim=Credentials(OpenAuthenticator()).serve_packet,
 )
 _CALLER = Caller("192.0.2.1", False)
 
@@ -94,11 +97,13 @@ class _Peer:
 def _fuzz_http(pieces: list[bytes]) -> None:
     peer = _Peer(pieces)
 
-    def answer(request: Request) -> Response | Opening:
+    def answer(request: Request) -> Response | Later | Opening:
         return _SITE.answer(request, _CALLER)
 
     async def serve() -> tuple[Opening, bytes] | None:
-        return await serve_http(peer, answer, common_headers=COMMON_HEADERS, timeout_s=60)
+        return await serve_http(
+            peer, answer, common_headers=COMMON_HEADERS, timeout_s=60, max_body=max_body
+        )
 
     upgrade = trio.run(serve)
     assert upgrade is None or upgrade[0].answer.startswith(b"HTTP/1.1 101 ")
@@ -187,6 +192,10 @@ def seeds() -> Iterator[bytes]:
         b"GET http://localhost/healthz?x" + get,
         b"GET / HTTP/1.1\r\nHost: a\r\nIf-None-Match: *\r\nContent-Length: 0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"POST /tim2 HTTP/1.1\r\nHost: a\r\nContent-Length: 13\r\n\r\n" + b'\x8f{"name":"x"}',
+        b"POST /tim2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n\x0e\r\n"
+        b"0\r\n\r\n",
+        handshake(path="/tim", leave_out="sec-websocket-protocol"),
         handshake(origin="http://localhost") + ws_frame(b"early"),
         handshake(sec_websocket_extensions="permessage-deflate", authorization="Bearer x"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -17,6 +18,7 @@ from tests.net.wsclient import WsClient
 from tim_trio.net.connection import configure_socket
 from tim_trio.net.http import (
     MAX_HEAD_BYTES,
+    Later,
     Request,
     Response,
     Unservable,
@@ -29,7 +31,7 @@ _HOST: Final = b"Host: localhost\r\n"
 _LARGE: Final = bytes(range(256)) * 20_000
 
 
-def _answer(request: Request) -> Response | Upgrade:
+def _answer(request: Request) -> Response | Later | Upgrade:
     match request.path:
         case "/large":
             return Response(HTTPStatus.OK, _LARGE)
@@ -37,9 +39,20 @@ def _answer(request: Request) -> Response | Upgrade:
             raise Unservable(HTTPStatus.FORBIDDEN, "no", (("X-Why", "because"),))
         case "/upgrade":
             return Upgrade(b"switched")
+        case "/later":
+            return Later(partial(_later, request))
         case "/unchanged":
             return Response(HTTPStatus.NOT_MODIFIED, b"never sent")
     return plain_text(HTTPStatus.OK, f"{request.method} {request.host} {request.path}")
+
+
+async def _later(request: Request) -> Response:
+    await trio.sleep(0.01)
+    if request.body == b"no":
+        raise Unservable(HTTPStatus.FORBIDDEN)
+    if request.body == b"never":
+        await trio.sleep_forever()
+    return Response(HTTPStatus.OK, request.body)
 
 
 @attrs.define(eq=False)
@@ -69,7 +82,11 @@ async def served(
     async def serve() -> None:
         with theirs:
             one.result = await serve_http(
-                theirs, _answer, common_headers=(("X-Common", "yes"),), timeout_s=timeout_s
+                theirs,
+                _answer,
+                common_headers=(("X-Common", "yes"),),
+                timeout_s=timeout_s,
+                max_body=lambda request: 10 if request.path == "/later" else 0,
             )
         one.done.set()
 
@@ -298,3 +315,36 @@ async def test_who_sends_on_after_an_error_is_not_read_for_ever(
                 await one.client.send_raw(bytes(1000))
                 await trio.sleep(0.005)
         await one.done.wait()
+
+
+def post(body: bytes, path: str = "/later", *, chunked: bool = False) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\n".encode() + _HOST
+    if chunked:
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+        return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+async def test_a_request_with_a_body_where_it_may_have_one() -> None:
+    async with served() as one:
+        for body in (b"", b"hello", b"0123456789"):
+            for chunked in (False, True):
+                assert (await one.ask(post(body, chunked=chunked)))[::2] == (200, body)
+        for byte in post(b"slowly"):
+            await one.client.send_raw(bytes([byte]))
+        assert (await one.client.read_response())[::2] == (200, b"slowly")
+        assert (await one.ask(post(b"no")))[0] == 403
+        assert (await one.ask(get("/next")))[0] == 200
+
+
+@pytest.mark.parametrize("request_bytes", [post(bytes(11)), post(bytes(11), chunked=True)])
+async def test_a_body_that_is_too_large(request_bytes: bytes) -> None:
+    async with served() as one:
+        assert (await one.ask(request_bytes))[0] == 413
+        assert await one.is_over()
+
+
+async def test_a_response_that_takes_too_long() -> None:
+    async with served(timeout_s=0.2) as one:
+        await one.client.send_raw(post(b"never"))
+        assert await one.is_over()

@@ -5,9 +5,10 @@ from http import HTTPStatus
 
 import pytest
 
-from tim_trio.net.http import Request, Response, Unservable
+from tim_trio.net.http import Later, Request, Response, Unservable
 from tim_trio.net.origin import OriginPolicy
-from tim_trio.net.site import COMMON_HEADERS, Caller, Site, make_pages
+from tim_trio.net.site import COMMON_HEADERS, Caller, Site, make_pages, max_body
+from tim_trio.net.tim.connection import TimOpening
 from tim_trio.net.websocket import Opening
 
 FILES = {
@@ -34,7 +35,12 @@ def make_site(*, ready: bool = True, bears_token: bool = False) -> Site:
         is_ready=lambda: ready,
         render_figures=lambda: ("text/plain", b"figures"),
         may_see_figures=lambda _: bears_token,
+        serve_tim=_echo,
     )
+
+
+async def _echo(body: bytes, address: str) -> bytes:
+    return body + address.encode()
 
 
 def ask(
@@ -45,7 +51,7 @@ def ask(
     host: str = "localhost",
     caller: Caller = HERE,
     site: Site | None = None,
-) -> Response | Opening:
+) -> Response | Later | Opening:
     sent = {"host": host, **(headers or {})}
     try:
         return (site or make_site()).answer(Request(method, host, path, sent), caller)
@@ -90,7 +96,7 @@ def test_pages() -> None:
     "path",
     [
         "/nothing",
-        "/tim",
+        "/tims",
         "/tim/",
         "//",
         "/../site.py",
@@ -170,3 +176,37 @@ def test_the_policy_lets_nothing_of_others_in() -> None:
     assert "default-src 'none'" in policy
     for loose in ("unsafe", "http:", "https:", "*", "data: blob:"):
         assert loose not in policy
+
+
+def test_tims_clients_open_their_websocket_without_a_subprotocol() -> None:
+    headers = {name: value for name, value in UPGRADE.items() if "protocol" not in name}
+    opening = ask("/tim", headers)
+    assert isinstance(opening, TimOpening)
+    assert b"Sec-WebSocket-Protocol" not in opening.answer
+    assert isinstance(ask("/tim", UPGRADE), TimOpening)
+    assert not isinstance(ask("/ws", UPGRADE), TimOpening)
+    assert status("/tim") is HTTPStatus.UPGRADE_REQUIRED
+    assert status("/tim", {**headers, "origin": "http://elsewhere"}) is HTTPStatus.FORBIDDEN
+    assert status("/tim", headers, method="HEAD") is HTTPStatus.METHOD_NOT_ALLOWED
+
+
+async def test_tims_clients_ask_for_a_token_by_post() -> None:
+    later = ask("/tim2", {"origin": "http://localhost"}, method="POST", caller=THERE, host="a.b")
+    assert isinstance(later, Response) and later.status is HTTPStatus.FORBIDDEN
+    later = ask("/tim2", method="POST")
+    assert isinstance(later, Later)
+    response = await later.make()
+    assert (response.status, response.body) == (HTTPStatus.OK, b"127.0.0.1")
+    assert "Access-Control-Allow-Origin" not in dict(response.headers)
+    later = ask("/tim2", {"origin": "http://localhost"}, method="POST")
+    assert isinstance(later, Later)
+    headers = dict((await later.make()).headers)
+    assert headers["Access-Control-Allow-Origin"] == "http://localhost"
+    assert status("/tim2") is HTTPStatus.METHOD_NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    "method, path, size", [("POST", "/tim2", 16_384), ("GET", "/tim2", 0), ("POST", "/", 0)]
+)
+def test_where_a_request_may_have_a_body(method: str, path: str, size: int) -> None:
+    assert max_body(Request(method, "localhost", path, {})) == size

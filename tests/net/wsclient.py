@@ -102,6 +102,11 @@ class WsClient(RawClient):
         assert headers["sec-websocket-accept"] == base64.b64encode(token).decode()
         assert headers["sec-websocket-protocol"] == "tim.1"
 
+    async def ask_upgrade(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+        """Send an opening request and return the response; what follows it stays unread."""
+        await self.send_raw(request)
+        return await self.read_response(has_body=False)
+
     async def read_response(self, *, has_body: bool = True) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body of the next HTTP response.
 
@@ -124,8 +129,8 @@ class WsClient(RawClient):
         body = bytes(self._unread[:size])
         del self._unread[:size]
         status = int(first.split()[1])
-        if status == 101:
-            # Whatever came along with it is WebSocket.
+        if status == 101 and has_body:
+            # Whatever came along with it is frames in a WebSocket.
             self._items.extend(self._decoder.feed(self.unwrap(b"")))
         return status, headers, body
 

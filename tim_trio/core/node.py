@@ -33,6 +33,7 @@ class Node:
         account_bytes: payload bytes handed to connections.
         room_bans, account_bans: at an operator's word.
         slowed_ms: that connections were not read because of a rate, in all.
+        tim_unserved: packets of TIM's clients that ask for what is not streaming.
         closes: connections ended, by the code's label (``lost`` without one).
         limited: how often each limit was reached, by its configuration key.
     """
@@ -56,6 +57,7 @@ class Node:
     account_missed: int = 0
     account_busy: int = 0
     account_bytes: int = 0
+    tim_unserved: int = 0
     room_bans: int = 0
     account_bans: int = 0
     slowed_ms: int = 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -146,7 +147,7 @@ class TcpConnection:
         *,
         is_loopback: bool = False,
         form: Form | None = None,
-        make_session: type[Session] = Session,
+        make_session: Callable[..., Session] = Session,
     ) -> None:
         self.address = address
         self.accepted_at = trio.current_time()

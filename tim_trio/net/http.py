@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a non-blocking socket: requests without a body in, small responses out.
+"""HTTP/1.1 on a non-blocking socket: small requests in, small responses out.
 
 h11 knows the protocol; here are the waiting, the deadlines and the bounds. A
 connection is kept for further requests until it is idle for too long, and is
@@ -10,7 +10,7 @@ Source: docs/operations.md, "The web port".
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -51,12 +51,14 @@ class Request:
         host: what the client calls us, with the port as it wrote it.
         path: without the query, as it was sent: nothing is decoded.
         headers: names in lower case; of a repeated one the values are joined.
+        body: empty where no path takes one.
     """
 
     method: str
     host: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
 
 @attrs.frozen
@@ -75,9 +77,18 @@ class Upgrade:
     answer: bytes
 
 
+@attrs.frozen
+class Later:
+    """A response that takes its time. ``make`` may raise `Unservable`."""
+
+    make: Callable[[], Awaitable[Response]]
+
+
 U = TypeVar("U", bound=Upgrade)
 #: Raises `Unservable` for an error.
-Handler = Callable[[Request], Response | U]
+Handler = Callable[[Request], Response | Later | U]
+#: How large a body a request may have, known from its head.
+BodyLimit = Callable[[Request], int]
 
 
 def plain_text(status: HTTPStatus, text: str = "", headers: Headers = ()) -> Response:
@@ -87,7 +98,12 @@ def plain_text(status: HTTPStatus, text: str = "", headers: Headers = ()) -> Res
 
 
 async def serve_http(
-    sock: ByteSocket, handler: Handler[U], *, common_headers: Headers, timeout_s: float
+    sock: ByteSocket,
+    handler: Handler[U],
+    *,
+    common_headers: Headers,
+    timeout_s: float,
+    max_body: BodyLimit = lambda _request: 0,
 ) -> tuple[U, bytes] | None:
     """Answer requests until the connection ends (None) or is handed over.
 
@@ -97,11 +113,12 @@ async def serve_http(
     Args:
         common_headers: of every response.
         timeout_s: for a request to arrive whole, from the end of the one
-            before, and for a response to be taken, beside its size.
+            before, for a response to be made, and for it to be taken, beside
+            its size.
 
     Never raises for what the peer does. Closing the socket is the caller's.
     """
-    connection = _HttpConnection(sock, timeout_s)
+    connection = _HttpConnection(sock, timeout_s, max_body)
     try:
         while True:
             try:
@@ -109,6 +126,9 @@ async def serve_http(
                 if request is None:
                     return None
                 response = handler(request)
+                if isinstance(response, Later):
+                    with trio.fail_after(timeout_s):
+                        response = await response.make()
                 if isinstance(response, Upgrade):
                     return response, connection.early_bytes
             except h11.RemoteProtocolError as error:
@@ -125,9 +145,10 @@ async def serve_http(
 class _HttpConnection:
     """h11 and a socket."""
 
-    def __init__(self, sock: ByteSocket, timeout_s: float) -> None:
+    def __init__(self, sock: ByteSocket, timeout_s: float, max_body: BodyLimit) -> None:
         self._sock = sock
         self._timeout_s = timeout_s
+        self._max_body = max_body
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         # Known before the request has been found to be servable.
         self._is_head = False
@@ -146,7 +167,9 @@ class _HttpConnection:
         """
         # Many may have come together.
         await trio.lowlevel.checkpoint()
-        request: h11.Request | None = None
+        head: h11.Request | None = None
+        body = bytearray()
+        most = -1
         self._is_head = False
         with trio.move_on_after(self._timeout_s) as patience:
             while True:
@@ -154,13 +177,19 @@ class _HttpConnection:
                 if event is h11.NEED_DATA:
                     self._parser.receive_data(await receive(self._sock, _READ_BYTES))
                 elif isinstance(event, h11.Request):
-                    request = event
+                    head = event
                     self._is_head = event.method == b"HEAD"
                 elif isinstance(event, h11.Data):
-                    raise Unservable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request has a body")
+                    assert head is not None
+                    if most < 0:
+                        most = self._max_body(_read_request(head))
+                    body += event.data
+                    if len(body) > most:
+                        text = f"the body may have {most} bytes" if most else "takes no body"
+                        raise Unservable(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
                 elif isinstance(event, h11.EndOfMessage):
-                    assert request is not None
-                    return _read_request(request)
+                    assert head is not None
+                    return attrs.evolve(_read_request(head), body=bytes(body))
                 else:  # ConnectionClosed; PAUSED only comes behind EndOfMessage
                     return None
         assert patience.cancelled_caught

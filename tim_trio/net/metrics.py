@@ -52,6 +52,7 @@ _COUNTERS: Final = (
     ("account_refused", "account_streams_refused", "By a block or a policy, by receiver."),
     ("account_missed", "account_streams_missed", "For nobody there or no such account."),
     ("account_busy", "account_streams_busy", "For connections without room for them."),
+    ("tim_unserved", "tim_packets_unserved", "Packets of TIM's clients beyond streaming."),
     ("room_bans", "rooms_banned", "Rooms that operators have closed."),
     ("account_bans", "accounts_banned", "Accounts that operators have banned."),
     ("slowed_ms", "slowed_milliseconds", "Time that connections were slowed down for a rate."),

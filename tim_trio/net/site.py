@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
 import attrs
 
-from tim_trio.net.http import Headers, Request, Response, Unservable, plain_text
+from tim_trio.net.http import Headers, Later, Request, Response, Unservable, plain_text
 from tim_trio.net.origin import OriginPolicy
+from tim_trio.net.tim.connection import open_tim
 from tim_trio.net.websocket import Opening, open_websocket
 
 #: Only our own scripts, styles and connections; no page may frame ours.
@@ -49,6 +50,9 @@ COMMON_HEADERS: Final[Headers] = (
 )
 _NO_STORE: Final[Headers] = (("Cache-Control", "no-store"),)
 _METHODS: Final = frozenset({"GET", "HEAD"})
+#: Where TIM's clients ask for a token or register, without a WebSocket.
+_TIM_POST: Final = "/tim2"
+_MAX_TIM_BODY: Final = 16 * 1024
 #: Python's own table depends on the machine's; these are what a browser must be told.
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -113,6 +117,7 @@ class Site:
         is_ready: new clients are welcome.
         render_figures: for ``/metrics``; a content type and a text.
         may_see_figures: whether a request from elsewhere may, by its Authorization header.
+        serve_tim: answers a packet of a client of TIM's, from an address.
     """
 
     pages: Mapping[str, Page]
@@ -120,8 +125,9 @@ class Site:
     is_ready: Callable[[], bool]
     render_figures: Callable[[], tuple[str, bytes]]
     may_see_figures: Callable[[Request], bool]
+    serve_tim: Callable[[bytes, str], Awaitable[bytes]]
 
-    def answer(self, request: Request, caller: Caller) -> Response | Opening:
+    def answer(self, request: Request, caller: Caller) -> Response | Later | Opening:
         """Return the answer to a request.
 
         Raises:
@@ -132,12 +138,16 @@ class Site:
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this server does not go by that name; its setting web_hosts lists its names",
             )
+        if request.path == _TIM_POST:
+            return self._post_tim(request, caller)
         if request.method not in _METHODS:
             allowed = (("Allow", "GET, HEAD"),)
             raise Unservable(HTTPStatus.METHOD_NOT_ALLOWED, "", allowed)
         match request.path:
             case "/ws":
                 return self._open(request)
+            case "/tim":
+                return self._open(request, is_tim=True)
             case "/healthz":
                 return plain_text(HTTPStatus.OK, "ok", _NO_STORE)
             case "/readyz":
@@ -151,15 +161,34 @@ class Site:
             raise Unservable(HTTPStatus.NOT_FOUND)
         return _serve(page, request)
 
-    def _open(self, request: Request) -> Opening:
+    def _open(self, request: Request, *, is_tim: bool = False) -> Opening:
+        self._check_origin(request)
+        if request.method != "GET":
+            raise Unservable(HTTPStatus.METHOD_NOT_ALLOWED, "", (("Allow", "GET"),))
+        return open_tim(request) if is_tim else open_websocket(request)
+
+    def _check_origin(self, request: Request) -> None:
         if not self.policy.may_connect(request.headers.get("origin"), request.host):
             raise Unservable(
                 HTTPStatus.FORBIDDEN,
                 "this page may not connect; the server's setting web_origins lists who may",
             )
-        if request.method != "GET":
-            raise Unservable(HTTPStatus.METHOD_NOT_ALLOWED, "", (("Allow", "GET"),))
-        return open_websocket(request)
+
+    def _post_tim(self, request: Request, caller: Caller) -> Later:
+        self._check_origin(request)
+        if request.method != "POST":
+            raise Unservable(HTTPStatus.METHOD_NOT_ALLOWED, "", (("Allow", "POST"),))
+
+        async def make() -> Response:
+            body = await self.serve_tim(request.body, caller.address)
+            headers: Headers = (("Content-Type", "application/octet-stream"), *_NO_STORE)
+            origin = request.headers.get("origin")
+            if origin is not None:
+                # A page that may use the server may read what it says.
+                headers = (*headers, ("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
+            return Response(HTTPStatus.OK, body, headers)
+
+        return Later(make)
 
     def _figures(self, request: Request, caller: Caller) -> Response:
         is_local = caller.is_loopback and not is_forwarded(request)
@@ -171,6 +200,11 @@ class Site:
             )
         kind, text = self.render_figures()
         return Response(HTTPStatus.OK, text, (("Content-Type", kind), *_NO_STORE))
+
+
+def max_body(request: Request) -> int:
+    """Return how large a body a request may have."""
+    return _MAX_TIM_BODY if (request.method, request.path) == ("POST", _TIM_POST) else 0
 
 
 def is_forwarded(request: Request) -> bool:

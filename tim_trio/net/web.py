@@ -22,16 +22,20 @@ import attrs
 import trio
 
 from tim_trio.core.addresses import network_of
+from tim_trio.core.form import Form
 from tim_trio.log import StormLimiter, get_logger
 from tim_trio.net.byte_socket import ByteSocket
-from tim_trio.net.connection import configure_socket, shake_hands
-from tim_trio.net.http import Request, Response, linger, send_all, serve_http
+from tim_trio.net.connection import TcpConnection, configure_socket, shake_hands
+from tim_trio.net.http import Later, Request, Response, linger, send_all, serve_http
 from tim_trio.net.listening import accept_all, is_loopback
 from tim_trio.net.loop_delay import LoopDelay
 from tim_trio.net.metrics import NodeCollector, make_registry, render
 from tim_trio.net.origin import OriginPolicy
 from tim_trio.net.server import Server
-from tim_trio.net.site import COMMON_HEADERS, Caller, Site, is_forwarded, make_pages
+from tim_trio.net.site import COMMON_HEADERS, Caller, Site, is_forwarded, make_pages, max_body
+from tim_trio.net.tim.connection import TimConnection, TimOpening
+from tim_trio.net.tim.credentials import Credentials
+from tim_trio.net.tim.form import TimForms
 from tim_trio.net.tls import ServerTls
 from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.net.websocket import WEBSOCKET, Opening, WebSocketConnection
@@ -68,10 +72,14 @@ class WebPort:
     http_connections: int = 0
     _delay: LoopDelay = attrs.field(factory=LoopDelay)
     _site: Site = attrs.field(init=False)
+    _tim_forms: TimForms = attrs.field(init=False)
+    _tim_credentials: Credentials = attrs.field(init=False)
     _storms: StormLimiter = attrs.field(factory=StormLimiter)
     _per_network: Counter[str] = attrs.field(factory=Counter)
 
     def __attrs_post_init__(self) -> None:
+        self._tim_forms = TimForms(self.server.manager)
+        self._tim_credentials = Credentials(self.server.gate.authenticator)
         registry = make_registry(
             NodeCollector(self.server.node, self._delay, self._count_connections)
         )
@@ -81,6 +89,7 @@ class WebPort:
             is_ready=lambda: not self.server.is_draining,
             render_figures=partial(render, registry),
             may_see_figures=self._bears_token,
+            serve_tim=self._tim_credentials.serve_packet,
         )
 
     async def serve(
@@ -110,11 +119,9 @@ class WebPort:
                 listener.close()
 
     def _count_connections(self) -> dict[str, int]:
-        kinds = Counter(
-            "websocket" if isinstance(each, WebSocketConnection) else "tcp"
-            for each in self.server.connections
-        )
-        return {"tcp": 0, "websocket": 0, **kinds, "http": self.http_connections}
+        kinds = Counter(map(_kind_of, self.server.connections))
+        nothing = {"tcp": 0, "websocket": 0, "tim": 0}
+        return {**nothing, **kinds, "http": self.http_connections}
 
     def _bears_token(self, request: Request) -> bool:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -196,11 +203,17 @@ class WebPort:
         is_local = is_loopback(address)
         caller = Caller(address, is_local and is_loopback(here))
 
-        def answer(request: Request) -> Response | Opening:
+        def answer(request: Request) -> Response | Later | Opening:
             return self._site.answer(request, caller)
 
         timeout_s = self.server.limits.http_timeout_s
-        upgrade = await serve_http(sock, answer, common_headers=COMMON_HEADERS, timeout_s=timeout_s)
+        upgrade = await serve_http(
+            sock,
+            answer,
+            common_headers=COMMON_HEADERS,
+            timeout_s=timeout_s,
+            max_body=max_body,
+        )
         if upgrade is None:
             return None
         opening, early = upgrade
@@ -210,21 +223,38 @@ class WebPort:
             refusal = self.server.refusal(address)
             if refusal is not None:
                 self.server.note_refusal(address, refusal)
-                sock.send(WEBSOCKET.encode(encode_close(refusal)) + WEBSOCKET.farewell(refusal))
+                form: Form = self._tim_forms.big if isinstance(opening, TimOpening) else WEBSOCKET
+                sock.send(form.encode(encode_close(refusal)) + form.farewell(refusal))
                 await linger(sock)
                 return None
         except (OSError, trio.TooSlowError):
             return None
-        connection = WebSocketConnection(
-            sock,
-            address,
-            self.server.manager,
-            self.server.readiness,
-            self.server.gate,
-            opening=opening,
-            early=early,
-            # Who comes through a proxy on this machine is not on this machine.
-            is_loopback=is_local and not is_forwarded(opening.request),
-        )
-        self.server.enter(connection)
+        # Who comes through a proxy on this machine is not on this machine.
+        is_local = is_local and not is_forwarded(opening.request)
+        server = self.server
+        ours = (sock, address, server.manager, server.readiness, server.gate)
+        if isinstance(opening, TimOpening):
+            connection: WebSocketConnection = TimConnection(
+                *ours,
+                forms=self._tim_forms,
+                credentials=self._tim_credentials,
+                opening=opening,
+                early=early,
+                is_loopback=is_local,
+            )
+        else:
+            connection = WebSocketConnection(
+                *ours, opening=opening, early=early, is_loopback=is_local
+            )
+        server.enter(connection)
         return connection
+
+
+def _kind_of(connection: TcpConnection) -> str:
+    match connection:
+        case TimConnection():
+            return "tim"
+        case WebSocketConnection():
+            return "websocket"
+        case _:
+            return "tcp"

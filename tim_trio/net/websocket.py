@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 import trio
@@ -29,7 +29,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import RemoteProtocolError as BadHandshake
 
 from tim_trio.core.accounts import Gate
-from tim_trio.core.form import Buffer
+from tim_trio.core.form import Buffer, Form
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.rates import TokenBucket
 from tim_trio.core.session import Session
@@ -93,8 +93,11 @@ class Opening(Upgrade):
     frames: Connection
 
 
-def open_websocket(request: Request) -> Opening:
+def open_websocket(request: Request, subprotocol: str | None = SUBPROTOCOL) -> Opening:
     """Check an opening handshake.
+
+    Args:
+        subprotocol: must be asked for; None: whatever is asked for, none is chosen.
 
     Raises:
         Unservable: it is none, or not for a protocol of ours.
@@ -116,9 +119,9 @@ def open_websocket(request: Request) -> Opening:
     except (BadHandshake, UnicodeError):
         raise Unservable(HTTPStatus.BAD_REQUEST, "not a WebSocket handshake") from None
     assert isinstance(asked, AskedFor)
-    if SUBPROTOCOL not in asked.subprotocols:
-        raise Unservable(HTTPStatus.BAD_REQUEST, f"ask for the subprotocol {SUBPROTOCOL}")
-    answer = handshake.send(AcceptConnection(subprotocol=SUBPROTOCOL))
+    if subprotocol is not None and subprotocol not in asked.subprotocols:
+        raise Unservable(HTTPStatus.BAD_REQUEST, f"ask for the subprotocol {subprotocol}")
+    answer = handshake.send(AcceptConnection(subprotocol=subprotocol))
     # The rest of the handshake, HTTP parsers among it, is let go.
     assert handshake.connection is not None
     return Opening(answer, request, handshake.connection)
@@ -250,12 +253,23 @@ class MessageReader:
         return False
 
 
+class Reader(Protocol):
+    """What a WebSocket's bytes are made into items by, as `MessageReader` does."""
+
+    close_answer: bytes
+
+    def feed(self, data: bytes) -> None: ...
+
+    def take(self, items: list[Run | ControlFrame], now: float) -> bool: ...
+
+
 class WebSocketConnection(TcpConnection):
     """One browser, from the end of its handshake to the close.
 
     Args:
         opening: its handshake; the answer has been sent.
         early: what came behind the request.
+        form: how frames look on this wire, each a message or several.
     """
 
     __slots__ = ("_has_more", "_reader")
@@ -271,16 +285,28 @@ class WebSocketConnection(TcpConnection):
         opening: Opening,
         early: bytes = b"",
         is_loopback: bool = False,
+        form: Form = WEBSOCKET,
+        make_session: Callable[..., Session] = Session,
     ) -> None:
         super().__init__(
-            sock, address, manager, readiness, gate, is_loopback=is_loopback, form=WEBSOCKET
+            sock,
+            address,
+            manager,
+            readiness,
+            gate,
+            is_loopback=is_loopback,
+            form=form,
+            make_session=make_session,
         )
-        # The outbox's own method: ours would hold us, as we hold the reader.
-        reply = self._outbox.put_control_encoded
-        self._reader = MessageReader(opening.frames, self._decoder, self._limits, reply)
+        self._reader = self._make_reader(opening)
         self._reader.feed(early)
         #: The reader holds what it has not been asked for.
         self._has_more = True
+
+    def _make_reader(self, opening: Opening) -> Reader:
+        # The outbox's own method: ours would hold us, as we hold the reader.
+        reply = self._outbox.put_control_encoded
+        return MessageReader(opening.frames, self._decoder, self._limits, reply)
 
     async def _read(self) -> Code | None:
         code = await super()._read()
