@@ -16,8 +16,8 @@ BENCH_VENV := .venv-bench
 # What checks the scripts of the page; nothing of it is served.
 NODE_MODULES := tests/js/node_modules
 # Debian keeps the brokers of the benchmark in /usr/sbin, which is not on
-# everyone's path.
-export PATH := $(PATH):/usr/sbin:/sbin
+# everyone's path, and PostgreSQL's programs in a directory of their own.
+export PATH := $(PATH):/usr/sbin:/sbin:$(lastword $(wildcard /usr/lib/postgresql/*/bin))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Options for the server, as in: make run ARGS="--tcp 127.0.0.1:0"
@@ -98,11 +98,11 @@ $(BENCH_VENV)/.installed: pyproject.toml tools/make-venv
 	@touch $@
 
 debian-check:
-	@tools/need-programs node=nodejs etcd=etcd-server
+	@tools/need-programs node=nodejs etcd=etcd-server initdb=postgresql
 
 debian-test:
 	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \
-	    node=nodejs npm=npm etcd=etcd-server chromium=chromium
+	    node=nodejs npm=npm etcd=etcd-server initdb=postgresql chromium=chromium
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \

@@ -1,9 +1,17 @@
 """What all tests share: how hard hypothesis works, and the programs tests need."""
 
+import itertools
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.postgresql_process import PostgresqlServer, running_postgresql
+from tim_trio.accounts.store import default_database_url
+
+_numbers = itertools.count()
 
 # No deadline: the machine may be busy, and nothing here asserts a speed.
 settings.register_profile("default", deadline=None, print_blob=True)
@@ -41,3 +49,30 @@ def ffprobe() -> str:
 def node() -> str:
     """Path of the node program."""
     return _program("node")
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """One PostgreSQL for all tests; each has a schema of its own."""
+    with running_postgresql() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgresqlServer) -> Iterator[str]:
+    """An empty schema of its own."""
+    with postgresql.schema(f"test_{next(_numbers)}") as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return default_database_url(tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Each kind of database that accounts may be in, empty."""
+    url = request.getfixturevalue(f"{request.param}_url")
+    assert isinstance(url, str)
+    return url

@@ -218,9 +218,10 @@ class ServerConfig:
     )
     database_url: str = _key(
         "",
-        "accounts: the database, as SQLAlchemy writes it; empty is the SQLite file "
-        "accounts.db in this user's data directory. With a password in it, give it here or "
-        "in the environment, not on the command line",
+        "the database, as sqlite:////PATH or postgresql+psycopg://USER:PASSWORD@HOST/NAME. "
+        "accounts: where they are; empty is the SQLite file accounts.db in this user's data "
+        "directory. Otherwise: where contacts and blocks are kept; empty is in memory. With a "
+        "password in it, give it here or in the environment, not on the command line",
     )
     registration: Literal["closed", "invitation", "open"] = _key(
         "closed",

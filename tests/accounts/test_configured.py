@@ -16,6 +16,7 @@ from tim_trio.accounts.tokens import KeyFileError, TokenAuthenticator
 from tim_trio.config import ServerConfig, load_config
 from tim_trio.core.accounts import OpenAuthenticator
 from tim_trio.core.relations import MemoryRelations
+from tim_trio.protocol.messages import ContactAction
 
 
 def configured(**overrides: object) -> ServerConfig:
@@ -36,6 +37,18 @@ async def test_each_mode_has_its_authenticator(tmp_path: Path) -> None:
         assert isinstance(accounts.authenticator, StoreAuthenticator)
         assert isinstance(accounts.relations, StoreRelations)
     assert (tmp_path / "accounts.db").exists()
+
+
+async def test_with_a_database_contacts_are_kept_where_accounts_are_somebody_elses(
+    database_url: str,
+) -> None:
+    config = load_config(file=None, env={"TIM_TRIO_DATABASE_URL": database_url}, overrides={})
+    for _ in range(2):
+        async with open_accounts(config) as opened:
+            assert isinstance(opened.authenticator, OpenAuthenticator)
+            entries = await opened.relations.list_contacts("any", "", 0)
+            await opened.relations.contact("any", ContactAction.BLOCK, "body")
+    assert [entry.account for entry in entries[1]] == ["body"]
 
 
 async def test_what_cannot_be_opened_arrives_bare(tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ TestStoreSessions.settings = settings(max_examples=15, stateful_step_count=25)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(default_database_url(tmp_path))
+def store(database_url: str) -> Iterator[Store]:
+    store = Store(database_url)
     store.open()
     for name in NAMES:
         store.add_account(name, "hash")

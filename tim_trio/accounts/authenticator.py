@@ -33,8 +33,11 @@ Registration = Literal["closed", "invitation", "open"]
 
 #: Twice within the second that a revocation may take.
 POLL_INTERVAL_S: Final = 0.4
-#: SQLite writes one after another anyway; the others read.
+#: SQLite writes one after another anyway; the others read. PostgreSQL gets as
+#: many connections.
 _THREADS: Final = 4
+#: Where a database hangs, whoever comes next is told so instead of waiting too.
+_LONGEST_WAIT_S: Final = 5.0
 _RETRY_AFTER_MS: Final = 1_000
 
 _log = get_logger("accounts")
@@ -46,25 +49,29 @@ class StoreThreads:
     A store that fails becomes ``unavailable``, and one log line a second.
     """
 
-    def __init__(self, threads: int = _THREADS) -> None:
-        self._limiter = trio.CapacityLimiter(threads)
+    def __init__(self, threads: int = _THREADS, *, longest_wait_s: float = _LONGEST_WAIT_S) -> None:
+        self._places = trio.Semaphore(threads, max_value=threads)
+        self._threads = trio.CapacityLimiter(threads)
+        self._longest_wait_s = longest_wait_s
         self._storms = StormLimiter()
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Return what ``work`` returns; carried through even when cancelled.
+        """Return what ``work`` returns; carried through even when cancelled, once it has begun.
 
         Raises:
             RoomError: ``unavailable``, or what ``work`` raises.
         """
+        with trio.move_on_after(self._longest_wait_s) as waiting:
+            await self._places.acquire()
+        if waiting.cancelled_caught:
+            raise _unavailable()
         try:
-            return await trio.to_thread.run_sync(work, limiter=self._limiter)
+            return await trio.to_thread.run_sync(work, limiter=self._threads)
         except SQLAlchemyError as error:
             self.log_failure(error)
-            raise room_error(
-                Code.UNAVAILABLE,
-                "the accounts cannot be reached now",
-                retry_after_ms=_RETRY_AFTER_MS,
-            ) from None
+            raise _unavailable() from None
+        finally:
+            self._places.release()
 
     def log_failure(self, error: Exception) -> None:
         suppressed = self._storms.admit("store", trio.current_time())
@@ -72,6 +79,12 @@ class StoreThreads:
             # The kind alone: a database's own text may quote what was written.
             kind = type(getattr(error, "orig", None) or error).__name__
             _log.error("accounts unavailable", reason=kind, suppressed=suppressed)
+
+
+def _unavailable() -> RoomError:
+    return room_error(
+        Code.UNAVAILABLE, "the accounts cannot be reached now", retry_after_ms=_RETRY_AFTER_MS
+    )
 
 
 class StoreAuthenticator:

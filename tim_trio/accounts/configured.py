@@ -18,7 +18,6 @@ from tim_trio.accounts.tokens import KeyFile, TokenAuthenticator
 from tim_trio.config import ServerConfig
 from tim_trio.core.accounts import Authenticator, OpenAuthenticator
 from tim_trio.core.relations import MemoryRelations, Relations
-from tim_trio.limits import Limits
 
 
 def new_store(config: ServerConfig) -> Store:
@@ -46,19 +45,19 @@ async def open_accounts(config: ServerConfig) -> AsyncIterator[Accounts]:
     """
     match config.auth:
         case "open":
-            yield Accounts(OpenAuthenticator(), _in_memory(config.limits))
+            async with _relations(config) as relations:
+                yield Accounts(OpenAuthenticator(), relations)
         case "token":
             path = Path(config.token_key_file)
             key_file = await trio.to_thread.run_sync(KeyFile, path)
-            yield Accounts(
-                TokenAuthenticator(key_file, config.limits, audience=config.token_audience),
-                _in_memory(config.limits),
-            )
+            async with _relations(config) as relations:
+                yield Accounts(
+                    TokenAuthenticator(key_file, config.limits, audience=config.token_audience),
+                    relations,
+                )
         case "accounts":
-            store = new_store(config)
             threads = StoreThreads()
-            await trio.to_thread.run_sync(store.open)
-            try:
+            async with _open_store(config) as store:
                 yield Accounts(
                     StoreAuthenticator(
                         store,
@@ -71,11 +70,28 @@ async def open_accounts(config: ServerConfig) -> AsyncIterator[Accounts]:
                         store, max_contacts=config.limits.max_contacts_per_account, threads=threads
                     ),
                 )
-            finally:
-                store.close()
         case _:
             assert_never(config.auth)
 
 
-def _in_memory(limits: Limits) -> MemoryRelations:
-    return MemoryRelations(limits.max_contacts_per_account, limits.max_contacts_in_memory)
+@asynccontextmanager
+async def _open_store(config: ServerConfig) -> AsyncIterator[Store]:
+    store = new_store(config)
+    await trio.to_thread.run_sync(store.open)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@asynccontextmanager
+async def _relations(config: ServerConfig) -> AsyncIterator[Relations]:
+    """Give the relations of accounts that are somebody else's."""
+    limits = config.limits
+    if not config.database_url:
+        yield MemoryRelations(limits.max_contacts_per_account, limits.max_contacts_in_memory)
+        return
+    async with _open_store(config) as store:
+        yield StoreRelations(
+            store, knows_accounts=False, max_contacts=limits.max_contacts_per_account
+        )

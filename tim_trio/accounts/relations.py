@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, exists, func, insert, select
 
 from tim_trio.accounts.authenticator import StoreThreads
+from tim_trio.accounts.database import retried
 from tim_trio.accounts.schema import ACCOUNTS, BLOCKS, LINKS, POLICIES
 from tim_trio.accounts.store import Store
 from tim_trio.core.relations import (
@@ -72,6 +73,7 @@ class StoreRelations:
 
     # The same, for threads.
 
+    @retried
     def verdicts_blocking(self, sender: str, receivers: Sequence[str]) -> list[Verdict]:
         """Five questions, however many receivers."""
         others = [name for name in dict.fromkeys(receivers) if is_account_name(name)]
@@ -122,9 +124,10 @@ class StoreRelations:
 
         return [verdict(receiver) for receiver in receivers]
 
+    @retried
     def contact_blocking(self, account: str, action: ContactAction, other: str) -> ContactChange:
         check_other(account, other)
-        with self._store.write() as connection:
+        with self._store.write(account, other) as connection:
             if not self._exists(connection, other):
                 raise room_error(Code.NO_SUCH_ACCOUNT, "there is no account of that name")
             link, blocks = _side(connection, account, other)
@@ -152,6 +155,7 @@ class StoreRelations:
         if held >= self._max_contacts:
             raise too_many_contacts()
 
+    @retried
     def list_blocking(
         self, account: str, after: str, limit: int
     ) -> tuple[bool, list[ContactEntry]]:
@@ -165,8 +169,9 @@ class StoreRelations:
             blocks = _names(connection, select(BLOCKS.c.other).where(BLOCKS.c.account == account))
         return page(entries | dict.fromkeys(blocks, ContactState.BLOCKED_BY_ME), after, limit)
 
+    @retried
     def set_policy_blocking(self, account: str, policy: Policy) -> None:
-        with self._store.write() as connection:
+        with self._store.write(account) as connection:
             connection.execute(delete(POLICIES).where(POLICIES.c.account == account))
             if policy is not Policy.ANYONE:
                 connection.execute(insert(POLICIES).values(account=account, policy=policy))

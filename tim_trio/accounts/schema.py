@@ -27,6 +27,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    text,
 )
 
 from tim_trio.errors import TimError
@@ -35,6 +36,9 @@ from tim_trio.errors import TimError
 NAME: Final = String(255)
 
 METADATA: Final = MetaData()
+
+#: SQLite numbers rows only in a column of this very type.
+_NUMBER: Final = BigInteger().with_variant(Integer, "sqlite")
 
 ACCOUNTS: Final = Table(
     "accounts",
@@ -51,7 +55,7 @@ ACCOUNTS: Final = Table(
 SESSIONS: Final = Table(
     "sessions",
     METADATA,
-    Column("id", Integer, primary_key=True),
+    Column("id", _NUMBER, primary_key=True),
     Column("account_id", Integer, ForeignKey("accounts.id"), nullable=False, index=True),
     Column("token_hash", LargeBinary(32), nullable=False, unique=True),
     Column("device", String(1024), nullable=False),
@@ -73,7 +77,7 @@ INVITATIONS: Final = Table(
 REVOCATIONS: Final = Table(
     "revocations",
     METADATA,
-    Column("id", Integer, primary_key=True),
+    Column("id", _NUMBER, primary_key=True),
     Column("account", NAME, nullable=False),
     Column("code", Integer, nullable=False),
     Column("session", String(64), nullable=False),
@@ -190,9 +194,18 @@ def _step_2(connection: Connection) -> None:
     tables.create_all(connection)
 
 
+def _step_3(connection: Connection) -> None:
+    """On PostgreSQL, numbers of what comes and goes beyond 2^31."""
+    if connection.dialect.name != "postgresql":
+        return  # SQLite's have 64 bits from the start
+    for table in ("sessions", "revocations"):
+        connection.execute(text(f"ALTER TABLE {table} ALTER COLUMN id TYPE bigint"))
+        connection.execute(text(f"ALTER SEQUENCE {table}_id_seq AS bigint"))
+
+
 Step = Callable[[Connection], None]
 
-STEPS: Final[tuple[Step, ...]] = (_step_1, _step_2)
+STEPS: Final[tuple[Step, ...]] = (_step_1, _step_2, _step_3)
 
 
 def version_of(connection: Connection) -> int:

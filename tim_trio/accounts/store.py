@@ -1,7 +1,8 @@
 """Accounts, their sign-ins and what was revoked, in a database.
 
-Every method blocks and may be called from any thread. What a method has
-returned from is on disk: it survives SIGKILL and loss of power.
+Every method blocks and may be called from any thread, and from several nodes
+at once. What a method has returned from is on disk: it survives SIGKILL and
+loss of power.
 
 Raises `sqlalchemy.exc.SQLAlchemyError` where the database fails; its text
 holds no parameter, so no secret.
@@ -12,40 +13,29 @@ from __future__ import annotations
 import enum
 import hashlib
 import hmac
-import os
 import secrets
-import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
-from sqlalchemy import Connection, Engine, Row, create_engine, delete, event, func, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select
 from sqlalchemy import update as update_table
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import URL
 
-from tim_trio.accounts.schema import (
-    ACCOUNTS,
-    INVITATIONS,
-    REVOCATIONS,
-    SESSIONS,
-    StoreError,
-    migrate,
-)
+from tim_trio.accounts.database import Database, retried
+from tim_trio.accounts.schema import ACCOUNTS, INVITATIONS, REVOCATIONS, SESSIONS, migrate
 from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import Right
 
-_BUSY_TIMEOUT_MS: Final = 5_000
 #: Far longer than any server looks back.
 _REVOCATIONS_KEPT_MS: Final = 24 * 3600 * 1000
 #: A sign-in used again within this time costs no write.
 _USE_GRAIN_MS: Final = 60_000
 _SECRET_BYTES: Final = 32
-_WRITES: Final = "tim_trio_writes"
 
 
 class AccountState(enum.IntEnum):
@@ -116,10 +106,8 @@ class Store:
     """
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._url = url
+        self._database = Database(url)
         self._clock = clock
-        self._engine: Engine | None = None
-        self._watcher: Any = None
 
     def open(self) -> None:
         """Connect, and bring the tables up to date.
@@ -127,78 +115,37 @@ class Store:
         Raises:
             StoreError: one line that says what is wrong.
         """
-        try:
-            url = make_url(self._url)
-        except ArgumentError:
-            # The text itself stays out of it: it may hold a password.
-            raise StoreError("database_url is not a database URL") from None
-        shown = url.render_as_string(hide_password=True)
-        try:
-            self._engine = self._connect(url)
-            with self.write() as connection:
-                migrate(connection)
-                now_ms = self._now_ms()
-                connection.execute(delete(SESSIONS).where(SESSIONS.c.expires_ms <= now_ms))
-                connection.execute(
-                    delete(REVOCATIONS).where(REVOCATIONS.c.at_ms < now_ms - _REVOCATIONS_KEPT_MS)
-                )
-            if self._engine.dialect.name == "sqlite":
-                self._watcher = self._engine.raw_connection()
-        except ImportError as error:
-            self.close()
-            raise StoreError(f"cannot use {shown}: {error}") from None
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-            self.close()
-            why = error.strerror if isinstance(error, OSError) else getattr(error, "orig", error)
-            raise StoreError(f"cannot use {shown}: {why}") from None
-        except StoreError:
-            self.close()
-            raise
+        self._database.open(self._prepare)
+
+    def _prepare(self, connection: Connection) -> None:
+        migrate(connection)
+        now_ms = self._now_ms()
+        connection.execute(delete(SESSIONS).where(SESSIONS.c.expires_ms <= now_ms))
+        connection.execute(
+            delete(REVOCATIONS).where(REVOCATIONS.c.at_ms < now_ms - _REVOCATIONS_KEPT_MS)
+        )
 
     def close(self) -> None:
         """Give up all connections. Idempotent."""
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
-        if self._engine is not None:
-            self._engine.dispose()
-            self._engine = None
-
-    def _connect(self, url: URL) -> Engine:
-        if url.get_backend_name() != "sqlite":
-            return create_engine(url, hide_parameters=True, pool_pre_ping=True)
-        if not url.database or url.database == ":memory:":
-            raise StoreError("database_url must name a file: memory is lost with the process")
-        path = Path(url.database)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite gives the files beside it the same mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        engine = create_engine(url, hide_parameters=True, connect_args={"check_same_thread": False})
-        event.listen(engine, "connect", _configure_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
-        return engine
+        self._database.close()
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> AbstractContextManager[Connection]:
         """A transaction that sees one state of the database."""
-        assert self._engine is not None, "open the store first"
-        with self._engine.connect() as connection:
-            yield connection
+        return self._database.read()
 
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that is committed at the end, unless something is raised."""
-        assert self._engine is not None, "open the store first"
-        with self._engine.connect() as connection:
-            connection = connection.execution_options(**{_WRITES: True})
-            with connection.begin():
-                yield connection
+    def write(self, *accounts: str) -> AbstractContextManager[Connection]:
+        """A transaction that is committed at the end, unless something is raised.
+
+        Of those that concern the same accounts there is one at a time.
+        """
+        return self._database.write(*accounts)
 
     # Accounts
 
+    @retried
     def add_account(
         self,
         name: str,
@@ -213,7 +160,7 @@ class Store:
         Raises:
             RoomError: ``account_exists``, ``registration_closed``.
         """
-        with self.write() as connection:
+        with self.write(name) as connection:
             if invitation is not None:
                 used = connection.execute(
                     delete(INVITATIONS).where(
@@ -236,10 +183,12 @@ class Store:
                 )
             )
 
+    @retried
     def find_account(self, name: str) -> Account | None:
         with self.read() as connection:
             return _find(connection, name)
 
+    @retried
     def list_accounts(self) -> list[AccountSummary]:
         """Return all accounts in the order of their names' bytes."""
         devices = (
@@ -263,13 +212,14 @@ class Store:
         # Not ORDER BY: databases have collations of their own.
         return sorted(found, key=lambda account: account.name.encode())
 
+    @retried
     def set_state(self, name: str, state: AccountState) -> None:
         """Enable, disable or ban; what is not active has no sign-ins any more.
 
         Raises:
             RoomError: ``no_such_account``.
         """
-        with self.write() as connection:
+        with self.write(name) as connection:
             account = _require(connection, name)
             if account.state is state:
                 return
@@ -280,6 +230,7 @@ class Store:
                 connection.execute(delete(SESSIONS).where(SESSIONS.c.account_id == account.id))
                 self._revoke(connection, name, _END_CODES[state])
 
+    @retried
     def set_password(
         self, name: str, password_hash: str, *, was: str | None = None, spared: str = ""
     ) -> None:
@@ -291,7 +242,7 @@ class Store:
         Raises:
             RoomError: ``no_such_account``; ``bad_credentials`` where ``was`` is outdated.
         """
-        with self.write() as connection:
+        with self.write(name) as connection:
             account = _require(connection, name)
             if was is not None and not hmac.compare_digest(was, account.password_hash):
                 raise room_error(Code.BAD_CREDENTIALS, "the password was changed just now")
@@ -306,15 +257,17 @@ class Store:
             connection.execute(others)
             self._revoke(connection, name, Code.SIGNED_OUT, spared=spared)
 
+    @retried
     def upgrade_hash(self, name: str, password_hash: str, *, was: str) -> None:
         """Keep the same password under a hash of today's strength."""
-        with self.write() as connection:
+        with self.write(name) as connection:
             connection.execute(
                 update_table(ACCOUNTS)
                 .where(ACCOUNTS.c.name == name, ACCOUNTS.c.password_hash == was)
                 .values(password_hash=password_hash)
             )
 
+    @retried
     def add_invitation(self, lifetime_s: float) -> bytes:
         """Return a code that lets one person register."""
         code = new_secret()
@@ -328,6 +281,7 @@ class Store:
             )
         return code
 
+    @retried
     def check_invitation(self, code: bytes) -> None:
         """Raise ``registration_closed`` for a code that `add_account` would not take."""
         with self.read() as connection:
@@ -342,6 +296,7 @@ class Store:
 
     # Signing in
 
+    @retried
     def open_session(
         self,
         name: str,
@@ -362,7 +317,7 @@ class Store:
                 active; ``bad_credentials`` when the password has changed meanwhile.
         """
         token = new_secret()
-        with self.write() as connection:
+        with self.write(name) as connection:
             account = _require(connection, name)
             if checked_hash is not None and not hmac.compare_digest(
                 checked_hash, account.password_hash
@@ -380,7 +335,7 @@ class Store:
                 insert(SESSIONS).values(
                     account_id=account.id,
                     token_hash=_hash(token),
-                    device=device,
+                    device=device.replace("\0", ""),  # which PostgreSQL has no place for
                     created_ms=now_ms,
                     used_ms=now_ms,
                     expires_ms=expires_ms,
@@ -399,6 +354,7 @@ class Store:
                 self._revoke(connection, name, Code.SIGNED_OUT, session=str(other))
             return _identity(connection, account, session, device, expires_ms, token)
 
+    @retried
     def use_session(self, token: bytes, *, lifetime_s: float) -> Identity:
         """Sign in again with the token of `open_session`, whose life begins anew.
 
@@ -416,7 +372,7 @@ class Store:
                     connection, account, row.session, row.device, row.expires_ms, token
                 )
         with self.write() as connection:
-            row = _session(connection, digest, self._now_ms())
+            row = _session(connection, digest, self._now_ms(), locks=True)
             expires_ms = max(row.expires_ms, now_ms + int(lifetime_s * 1000))
             connection.execute(
                 update_table(SESSIONS)
@@ -432,6 +388,7 @@ class Store:
     def _revoke(
         self, connection: Connection, name: str, code: Code, *, session: str = "", spared: str = ""
     ) -> None:
+        self._database.lock_revocations(connection)
         connection.execute(
             insert(REVOCATIONS).values(
                 account=name, code=code, session=session, spared=spared, at_ms=self._now_ms()
@@ -439,18 +396,19 @@ class Store:
         )
 
     def change_mark(self) -> int:
-        """Return a number that changes whenever anyone has changed the database.
+        """Return a number that changes whenever anyone has revoked something, at least.
 
         Cheap enough to ask several times a second. Not from two threads at once.
         """
-        if self._watcher is not None:
-            return int(self._watcher.cursor().execute("PRAGMA data_version").fetchone()[0])
-        return self.last_revocation()
+        mark = self._database.change_mark()
+        return self.last_revocation() if mark is None else mark
 
+    @retried
     def last_revocation(self) -> int:
         with self.read() as connection:
             return _last_revocation(connection)
 
+    @retried
     def revocations_after(self, number: int) -> list[Revocation]:
         with self.read() as connection:
             rows = connection.execute(
@@ -498,9 +456,12 @@ def _require(connection: Connection, name: str) -> Account:
     return account
 
 
-def _session(connection: Connection, digest: bytes, now_ms: int) -> Row[Any]:
-    """Return the sign-in together with its account."""
-    row = connection.execute(
+def _session(
+    connection: Connection, digest: bytes, now_ms: int, *, locks: bool = False
+) -> Row[Any]:
+    """Return the sign-in together with its account; nobody else ends it before we commit
+    if it ``locks``."""
+    question = (
         select(
             ACCOUNTS,
             SESSIONS.c.id.label("session"),
@@ -511,7 +472,10 @@ def _session(connection: Connection, digest: bytes, now_ms: int) -> Row[Any]:
         )
         .join(ACCOUNTS, ACCOUNTS.c.id == SESSIONS.c.account_id)
         .where(SESSIONS.c.token_hash == digest, SESSIONS.c.expires_ms > now_ms)
-    ).first()
+    )
+    if locks:
+        question = question.with_for_update(of=SESSIONS)
+    row = connection.execute(question).first()
     # The index compares hashes of what came, so its timing tells nothing.
     if row is None or not hmac.compare_digest(row.token_hash, digest):
         raise room_error(Code.BAD_CREDENTIALS, "not a session that is still open")
@@ -539,25 +503,3 @@ def _identity(
 
 def _last_revocation(connection: Connection) -> int:
     return connection.execute(select(func.max(REVOCATIONS.c.id))).scalar() or 0
-
-
-def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # Transactions begin where we say, with the lock that we say.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in (
-        f"busy_timeout = {_BUSY_TIMEOUT_MS}",
-        "journal_mode = WAL",
-        # What is acknowledged is on disk. NORMAL loses the last commits with the power.
-        "synchronous = FULL",
-        "foreign_keys = ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads first and writes then would find the database
-    # changed in between, and fail instead of waiting.
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
