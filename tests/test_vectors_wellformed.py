@@ -29,6 +29,10 @@ LIST_NAMES = {
     "room_entry": "rooms",
     "delivery": "deliveries",
     "contact": "contacts",
+    "figure": "figures",
+    "node_entry": "nodes",
+    "room_load": "rooms",
+    "subscriber_load": "subscribers",
 }
 STREAM_HEADER = [("u64", "room"), ("u32", "source"), ("u64", "seq"), ("i64", "timestamp_us")]
 
@@ -179,7 +183,7 @@ def test_layouts_were_found() -> None:
         [("room", "room"), ("u8", "from"), ("u64", "credit")],
     )
     assert (
-        len(LAYOUTS.frames) == 31 + 24 + 1 + 12
+        len(LAYOUTS.frames) == 34 + 27 + 1 + 12
     )  # requests and one-way messages, answers, ERROR, events
 
 

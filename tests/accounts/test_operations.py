@@ -108,6 +108,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "ask to push": lambda at: messages.AskToPush(room=at.room, message=""),
     "credit": lambda at: messages.Credit(room=at.room, source=1, limit=2**40),
     "stream frame": lambda at: frame(at.room, 0, source=99),
+    "node figures": lambda at: messages.NodeFigures(node=""),
+    "room figures": lambda at: messages.RoomFigures(node="", after=0, limit=0),
+    "subscriber figures": lambda at: messages.SubscriberFigures(node="", room=at.room, limit=0),
     "ban room": lambda at: messages.Ban(kind=BanKind.ROOM, room=at.room, account="", reason=""),
     "ban account": lambda at: messages.Ban(
         kind=BanKind.ACCOUNT, room=0, account="mallory", reason=""
@@ -178,6 +181,9 @@ ROOM_TABLE: Final[dict[str, tuple[Outcome, ...]]] = {
     "ask to push":      (GRANTED,   GRANTED,   YES,       YES,       YES,       YES),
     "credit":           (YES,       YES,       YES,       YES,       YES,       YES),
     "stream frame":     (FOREIGN,   FOREIGN,   FOREIGN,   FOREIGN,   FOREIGN,   FOREIGN),
+    "node figures":     (DENIED,    DENIED,    DENIED,    DENIED,    DENIED,    YES),
+    "room figures":     (DENIED,    DENIED,    DENIED,    DENIED,    DENIED,    YES),
+    "subscriber figures": (YES,     DENIED,    DENIED,    DENIED,    DENIED,    YES),
     "ban room":         (DENIED,    DENIED,    DENIED,    DENIED,    DENIED,    YES),
     "ban account":      (DENIED,    DENIED,    DENIED,    DENIED,    DENIED,    YES),
     "register account": (NEVER,     NEVER,     NEVER,     NEVER,     NEVER,     NEVER),
@@ -208,6 +214,10 @@ ACCOUNT_TABLE: Final[dict[str, tuple[Outcome, ...]]] = {
     "set policy":       (YES,      YES,      YES),
 }
 # fmt: on
+OPERATORS: Final = {
+    *("list all", "ban room", "ban account"),
+    *("node figures", "room figures", "subscriber figures"),
+}
 IN_ROOMS: Final = ROLES[: ROLES.index("operator") + 1]
 AMONG_ACCOUNTS: Final = ("stranger", "blocked", "contact")
 #: Whose connection is ended, and by what.
@@ -221,7 +231,7 @@ def expected(mode: AuthMode, role: str, operation: str) -> Outcome:
         return expected_of_nobody(mode, operation)
     if mode is ACCOUNTS and operation in ("register account", "change password"):
         return YES
-    if mode is OPEN and operation in ("list all", "ban room", "ban account"):
+    if mode is OPEN and operation in OPERATORS:
         return YES  # from loopback everybody is an operator
     if operation in ACCOUNT_TABLE:
         column = role if role in AMONG_ACCOUNTS else "stranger"

@@ -35,6 +35,8 @@ from tim_trio.protocol.messages import (
     DeliveryStatus,
     ListContacts,
     ListContactsAnswer,
+    NodeFigures,
+    NodeFiguresAnswer,
     Policy,
     Publish,
     Right,
@@ -236,3 +238,12 @@ async def test_who_may_not_ban_and_what_cannot_be_banned(
     for request in (ban_room(1), ban_account("a b"), ban_account("op")):
         assert await operator.refusal(request) is Code.BAD_REQUEST
     assert manager.node.room_bans == manager.node.account_bans == 0
+
+
+async def test_figures_are_asked_for_like_anything_else(manager: RoomManager) -> None:
+    caller = Caller(manager)
+    await caller.enter("alice")
+    assert await caller.refusal(NodeFigures(node="")) is Code.PERMISSION_DENIED
+    assert caller.session.member is not None
+    caller.session.member.rights |= Right.OPERATOR
+    assert isinstance(await caller.ask(NodeFigures(node="")), NodeFiguresAnswer)

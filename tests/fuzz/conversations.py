@@ -71,6 +71,11 @@ _CONVERSATIONS = (
     b"\x13\x10\x80\x03\x0d\x04" + _BOB_STALLS + b"\x13\x10\x00" + b"\x03\x0d\xc4" * 6 + _BOB_READS,
     # alice, an operator, bans bob who publishes, and then the room
     b"\x03\x05\x04\x13\x02\x04\x03\x11\x88\x16\x00\x02\x10\x03\x11\x00",
+    # alice, an operator, and bob look at figures while bob lags
+    _BOB_STALLS
+    + b"\x06\x01\x00\xf5" * 4
+    + b"\x03\x14\x00\x03\x15\x00\x03\x16\x00\x13\x16\x00\x13\x14\x01\x03\x16\x04"
+    + _BOB_READS,
     # joining live, and the room's idle end
     b"\x03\x01\x80" + _KEY + _LATER * 3,
 )

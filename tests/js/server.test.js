@@ -6,7 +6,8 @@ import { after, test } from "node:test";
 import { WebSocket } from "ws";
 
 import {
-  Code, ContactState, DeliveryStatus, Flag, RoomError, TrackState, connect, greet,
+  Code, ContactState, DeliveryStatus, Flag, RoomError, TrackState, connect, greet, nodeFigures,
+  roomFigures, subscriberFigures,
 } from "../../tim_trio/web/static/tim/index.js";
 
 const URL_OF_SERVER = process.env.TIM_URL ?? "";
@@ -84,6 +85,30 @@ test("a room's life", async () => {
   await alice.removeRoom(room);
   assert.equal(await stream.next(), null);
   await assert.rejects(alice.roomInfo(room), refused(Code.no_such_room));
+});
+
+test("an operator's figures", async () => {
+  const alice = await client("alice");
+  const bob = await client("bob");
+  const room = await alice.registerRoom();
+  const stream = await bob.subscribe(room);
+  const before = await nodeFigures(alice);
+  const source = await alice.publish(room);
+  source.sendNow(bytes("abcd"), { key: true });
+  await take(stream, 1);
+  const after = await nodeFigures(alice);
+  const risen = (/** @type {string} */ name) =>
+    (after.figures.get(name) ?? 0) - (before.figures.get(name) ?? 0);
+  assert.deepEqual([risen("frames_in"), risen("bytes_in"), risen("deliveries")], [1, 40, 1]);
+  assert.ok(after.uptimeMs >= before.uptimeMs);
+  const { rooms } = await roomFigures(alice);
+  const load = rooms.find((each) => each.room === room);
+  assert.deepEqual([load?.viewers, load?.sources, load?.frames, load?.bytes], [1, 1, 1, 40]);
+  assert.equal((await roomFigures(alice, "", { most: 1 })).rooms.length, 1);
+  const { total, behind, subscribers } = await subscriberFigures(alice, room);
+  assert.deepEqual([total, behind], [1, 0]);
+  assert.deepEqual([subscribers[0]?.account, subscribers[0]?.bytes], ["bob", 40]);
+  await assert.rejects(nodeFigures(alice, "elsewhere"), refused(Code.bad_request));
 });
 
 test("frames arrive as they were sent, and a late comer has the running group", async () => {

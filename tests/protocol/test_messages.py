@@ -34,6 +34,7 @@ RECORDS: list[type] = [
     value for value in vars(messages).values() if isinstance(value, type) and attrs.has(value)
 ]
 COMPOSITES = {"TrackInfo", "SourceInfo", "RoomInfo", "RoomEntry", "Delivery", "ContactEntry"}
+COMPOSITES |= {"Figure", "NodeEntry", "RoomLoad", "SubscriberLoad"}
 # Beside the classes the module imports for its own use.
 MESSAGES = [
     record
@@ -79,7 +80,7 @@ def fields_of(message: object) -> bytes:
 
 
 def test_all_types_are_there() -> None:
-    expected = {*range(0x01, 0x05), *range(0x10, 0x1D), *range(0x20, 0x26), *range(0x30, 0x38)}
+    expected = {*range(0x01, 0x05), *range(0x10, 0x20), *range(0x20, 0x26), *range(0x30, 0x38)}
     one_way = {0x04, 0x1B, 0x32, 0x33, 0x35, 0x36, 0x37}
     expected |= {number + 0x80 for number in expected - one_way}
     expected |= {0x80, *range(0x60, 0x6C)}

@@ -24,6 +24,7 @@ from tim_trio.cli.runner import PIPE_CLOSED
 from tim_trio.cli.send import send
 from tim_trio.cli.serve import config, serve, version
 from tim_trio.cli.signed_token import token
+from tim_trio.cli.status import status
 from tim_trio.cli.watch import watch
 
 PROGRAM: Final = "tim_trio"
@@ -67,6 +68,7 @@ for command in (
     send,
     receive,
     room,
+    status,
     message,
     contact,
     ban,

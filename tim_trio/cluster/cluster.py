@@ -317,7 +317,7 @@ class Cluster(RoomHost):
         self, room: SharedRoom, link: NodeLink, answer: LinkSubscribeAnswer, now: float
     ) -> None:
         """A node is our parent now: take what it has, and give it what we have."""
-        bond = room.bond(link.peer, link.member, 0)
+        bond = room.bond(link.peer, link.member, 0, now)
         bond.as_parent = True
         for info in answer.sources:
             for track in info.tracks:
@@ -356,7 +356,7 @@ class Cluster(RoomHost):
             path=list(path),
         )
         link.tell(answer, now, questions.pop(0))
-        bond = room.bond(peer, link.member, 0)
+        bond = room.bond(peer, link.member, 0, now)
         bond.as_child = True
         room.open_bond(bond, (), now)
         room.told_down = -1

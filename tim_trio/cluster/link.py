@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import attrs
 
-from tim_trio.core.member import Member
+from tim_trio.core.member import LINK_PREFIX, Member
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.session import PeerClosed
 from tim_trio.errors import Code, RemoteProtocolError
@@ -72,8 +72,7 @@ class NodeLink:
     _last_id: int = _FIRST_REQUEST_ID
 
     def __attrs_post_init__(self) -> None:
-        # A colon is in no account's name.
-        self.member = Member(f"node:{self.peer}", self.outbox, Right(0))
+        self.member = Member(LINK_PREFIX + self.peer, self.outbox, Right(0))
 
     def begin(self, now: float) -> None:
         self.heard_at = now

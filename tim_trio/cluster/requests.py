@@ -21,6 +21,7 @@ from tim_trio.cluster.link import NodeLink
 from tim_trio.cluster.room import SharedRoom
 from tim_trio.core.accounts import Gate
 from tim_trio.core.directory import RoomRecord
+from tim_trio.core.figures import load_bytes, room_for_entries
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
@@ -47,6 +48,7 @@ from tim_trio.protocol.messages import (
     Delivery,
     DeliveryStatus,
     Error,
+    Figure,
     Forward,
     ForwardAnswer,
     GetRoomInfo,
@@ -54,6 +56,10 @@ from tim_trio.protocol.messages import (
     ListRooms,
     ListRoomsAnswer,
     ListScope,
+    NodeEntry,
+    NodeFigures,
+    NodeFiguresAnswer,
+    NodeState,
     Publish,
     PushAsked,
     PushGranted,
@@ -63,7 +69,11 @@ from tim_trio.protocol.messages import (
     Right,
     Role,
     RoomEntry,
+    RoomFigures,
+    RoomFiguresAnswer,
+    RoomLoad,
     Subscribe,
+    SubscriberFigures,
     UnreadableFields,
     decode,
     encode,
@@ -76,6 +86,10 @@ _FIRST_EVENT: Final = 0x60
 _LAST_EVENT: Final = 0x7F
 _LIST_LIMIT: Final = 500
 _RETRY_S: Final = 2.0
+#: The relay and its backups.
+_SHOWN: Final = 4
+#: A `node_entry` without the bytes of its texts.
+_NODE_BYTES: Final = 5
 
 
 class ForwardedMember(Member):
@@ -167,7 +181,32 @@ class Requests:
                     return await self._at_relay(member, request, now)
             case ListRooms():
                 return await self._list(member, request)
+            case NodeFigures() | RoomFigures() | SubscriberFigures():
+                return await self._figures_elsewhere(member, request)
         return None
+
+    async def _figures_elsewhere(
+        self, member: Member, request: NodeFigures | RoomFigures | SubscriberFigures
+    ) -> object | None:
+        """Have another node say its figures; None where they are to be those of this one."""
+        node = request.node
+        if (
+            isinstance(request, SubscriberFigures)
+            and not node
+            and self.cluster.room(request.room) is None
+        ):
+            node = next(iter(self.cluster.ranking(request.room)), "")
+        if node in ("", self.cluster.me) or node not in self.cluster.membership.nodes:
+            return None
+        if isinstance(member, ForwardedMember):
+            return None  # who forwards has picked the node
+        frame = await self._forward(node, member.account, encode(request, 1), int(member.rights))
+        if frame is None:
+            raise room_error(Code.PATH_LOST)
+        answer = _read(frame)
+        if isinstance(answer, Error):
+            raise room_error(answer.code, answer.text, retry_after_ms=answer.retry_after_ms)
+        return answer
 
     async def _present(self, number: int) -> SharedRoom:
         room = await self.cluster.open_room(number)
@@ -290,11 +329,42 @@ class Requests:
                 case Grant(), _:
                     event = encode(PushGranted(room=request.room))
                     await self._tell_elsewhere(request.account, event)
+                case NodeFigures(), NodeFiguresAnswer():
+                    return self._with_nodes(answer)
+                case RoomFigures(), RoomFiguresAnswer():
+                    return self._with_rankings(answer)
                 case AccountSend(), AccountSendAnswer():
                     return await self._deliver_elsewhere(member, request, answer)
         except ClusterError as error:
             self.cluster.log.warning("other nodes were not told", error=str(error))
         return answer
+
+    def _with_nodes(self, answer: NodeFiguresAnswer) -> NodeFiguresAnswer:
+        """Add who the nodes are, and which of them this one has links to."""
+        left = room_for_entries(self.manager) // 2
+        nodes = []
+        for info in sorted(self.cluster.membership.nodes.values(), key=lambda info: info.name):
+            left -= _NODE_BYTES + len(info.name.encode()) + len(info.address.encode())
+            if left < 0:
+                break
+            state = NodeState.DRAINING if info.draining else NodeState(0)
+            if self.cluster.links.get(info.name) is not None:
+                state |= NodeState.LINKED
+            nodes.append(NodeEntry(node=info.name, address=info.address, state=state))
+        failovers = Figure(name="failovers", value=self.cluster.failovers)
+        return attrs.evolve(answer, figures=[*answer.figures, failovers], nodes=nodes)
+
+    def _with_rankings(self, answer: RoomFiguresAnswer) -> RoomFiguresAnswer:
+        """Add each room's relay and backups, to as many rooms as then fit."""
+        left = room_for_entries(self.manager)
+        rooms: list[RoomLoad] = []
+        for load in answer.rooms:
+            ranked = attrs.evolve(load, nodes=list(self.cluster.ranking(load.room)[:_SHOWN]))
+            left -= load_bytes(ranked)
+            if left < 0:
+                return attrs.evolve(answer, rooms=rooms, more=True)
+            rooms.append(ranked)
+        return attrs.evolve(answer, rooms=rooms)
 
     async def _deliver_elsewhere(
         self, member: Member, request: AccountSend, answer: AccountSendAnswer

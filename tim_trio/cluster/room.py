@@ -186,11 +186,11 @@ class SharedRoom(Room):
 
     # Bonds
 
-    def bond(self, peer: str, member: Member, credit: int) -> Bond:
+    def bond(self, peer: str, member: Member, credit: int, now: float) -> Bond:
         """Join the audience as a link, or return the bond there is; `open_bond` follows."""
         bond = self.bonds.get(peer)
         if bond is None:
-            subscription = Subscription(self.number, member.outbox, self._node, credit)
+            subscription = self._new_subscription(member.outbox, credit, now)
             bond = self.bonds[peer] = Bond(peer, member, subscription)
             # Ahead of who watches here: behind a link more are waiting.
             self._audience.join(member, subscription, ahead=True)
@@ -460,7 +460,7 @@ class SharedRoom(Room):
         )
         for subscription in self._audience:
             if track not in subscription.lagging:
-                self._node.gaps += 1
+                subscription.count_gap()
                 subscription.outbox.put_control(gap, now)
         track.next_seq = last_seq + 1
         track.expected = None

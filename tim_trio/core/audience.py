@@ -43,6 +43,10 @@ class Audience:
         """Yield the subscriptions there are now; they may leave meanwhile."""
         return iter(tuple(self._subscriptions.values()))
 
+    def pairs(self) -> Iterator[tuple[Member, Subscription]]:
+        """Yield who there is now, with their subscriptions."""
+        return iter(tuple(self._subscriptions.items()))
+
     def members(self) -> tuple[Member, ...]:
         return tuple(self._subscriptions)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: Sources a connection is remembered to have held. Frames in flight when a
 #: source ends arrive within a round trip, so the oldest may be forgotten.
 _MAX_FORMER: Final = 4096
+#: What the name of a link's member begins with: no account's has a colon.
+LINK_PREFIX: Final = "node:"
 
 
 @attrs.define(eq=False)

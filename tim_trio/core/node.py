@@ -23,9 +23,12 @@ class Node:
         cache_bytes: cached groups, overhead included.
         pinned_bytes: groups handed to joiners and not yet sent, each counted
             once however many joiners share it.
+        started_at: by the owner's clock.
         lagging: pairs of subscription and track that lag now.
+        subscribed: subscriptions there have ever been; the newest one's number.
         deliveries, bytes_out: frames and their bytes times subscribers they
-            were handed to.
+            were handed to, what then was lost included.
+        lost, lost_bytes: of those, what lagging subscribers did not get.
         account_delivered: messages handed to a connection of their receiver.
         account_refused: by a block or a policy, receivers counted.
         account_missed: for nobody there or no such account.
@@ -39,6 +42,7 @@ class Node:
     """
 
     limits: Limits
+    started_at: float = 0.0
     backlog_bytes: int = 0
     cache_bytes: int = 0
     pinned_bytes: int = 0
@@ -46,11 +50,14 @@ class Node:
     connections: int = 0
     rooms: int = 0
     subscriptions: int = 0
+    subscribed: int = 0
     frames_in: int = 0
     bytes_in: int = 0
     deliveries: int = 0
     bytes_out: int = 0
     gaps: int = 0
+    lost: int = 0
+    lost_bytes: int = 0
     discarded: int = 0
     account_delivered: int = 0
     account_refused: int = 0

@@ -149,6 +149,16 @@ class Pace:
             self.told = limit
             self._tell(limit)
 
+    def pending_bytes(self, subscription: Subscription) -> int:
+        """Return what is queued for a subscriber of this source."""
+        flow = self._flows.get(subscription)
+        return 0 if flow is None else flow.pending_bytes
+
+    def is_held_up_by(self, subscription: Subscription) -> bool:
+        """Say whether a subscriber leaves the source little room to go on."""
+        flow = self._flows.get(subscription)
+        return flow is not None and flow.allowed - self.passed < self.window // 4
+
     def find_slow(self, now: float, patience_s: float, least_rate: float) -> list[Subscription]:
         """Return who has made the source wait for ``patience_s`` at less than
         ``least_rate`` bytes per second. To be called every second or so."""

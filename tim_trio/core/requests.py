@@ -12,7 +12,7 @@ from typing import Any, assert_never
 
 import trio
 
-from tim_trio.core import account_streams
+from tim_trio.core import account_streams, figures
 from tim_trio.core.accounts import Authenticator, Gate
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
@@ -36,6 +36,7 @@ from tim_trio.protocol.messages import (
     ListContactsAnswer,
     ListRooms,
     ListRoomsAnswer,
+    NodeFigures,
     Publish,
     RegisterRoom,
     RegisterRoomAnswer,
@@ -44,10 +45,12 @@ from tim_trio.protocol.messages import (
     Revoke,
     RevokeAnswer,
     Right,
+    RoomFigures,
     RoomInfoAnswer,
     SetPolicy,
     SetPolicyAnswer,
     Subscribe,
+    SubscriberFigures,
     Unpublish,
     Unsubscribe,
     UnsubscribeAnswer,
@@ -178,6 +181,8 @@ async def _room_request(
         case AskToPush():
             told = manager.ask_to_push(member, request.room, request.message, now)
             return AskToPushAnswer(told=told)
+        case NodeFigures() | RoomFigures() | SubscriberFigures():
+            return await figures.answer(manager, member, request, now)
         case Credit():
             manager.credit(member, request.room, request.source, request.limit)
             return None

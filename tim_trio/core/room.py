@@ -8,7 +8,7 @@ Source: protocol.md, sections 7 to 9; DESIGN "The data path".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import attrs
@@ -16,12 +16,14 @@ import attrs
 from tim_trio.core.asks import Asks
 from tim_trio.core.audience import Audience
 from tim_trio.core.cache import CacheBudget
+from tim_trio.core.form import Form
 from tim_trio.core.listing import TRACK_BYTES, Listing, grant_bytes, source_bytes
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
+from tim_trio.core.outbox import Outbox
 from tim_trio.core.pace import Pace
 from tim_trio.core.sources import Source, Track, check_sequence
-from tim_trio.core.subscription import Subscription
+from tim_trio.core.subscription import Subscription, Tally
 from tim_trio.errors import Code, RemoteProtocolError, room_error
 from tim_trio.protocol.layout import UNLIMITED_CREDIT
 from tim_trio.protocol.messages import (
@@ -80,6 +82,8 @@ class Room:
     last_frame_at: float = 0.0
     frames_in: int = 0
     bytes_in: int = 0
+    #: What its subscribers have lost, in all.
+    tally: Tally = attrs.field(factory=Tally, init=False)
     _listing: Listing = attrs.field(init=False)
     _tokens: dict[bytes, Source] = attrs.field(factory=dict)
     _next_source: int = 1
@@ -271,7 +275,7 @@ class Room:
         for subscription in self._audience:
             # Who lags gets one GAP at its end, which contains this one.
             if track not in subscription.lagging:
-                self._node.gaps += 1
+                subscription.count_gap()
                 subscription.outbox.put_control(gap, now)
 
     def _tell_subscribers(self, event: bytes, now: float) -> None:
@@ -304,7 +308,7 @@ class Room:
         )
         outbox.put_control(encode(answer, request_id), now)
         form = member.forms.get(self.number, outbox.form)
-        subscription = Subscription(self.number, outbox, node, credit, form=form)
+        subscription = self._new_subscription(outbox, credit, now, form)
         for source in sources:
             piece = source.opening(node, with_groups=offered, form=form)
             if piece.data:
@@ -320,6 +324,25 @@ class Room:
         member.subscriptions[self.number] = subscription
         self.viewers_changed = True
         node.subscriptions += 1
+
+    def _new_subscription(
+        self, outbox: Outbox, credit: int, now: float, form: Form | None = None
+    ) -> Subscription:
+        return Subscription(
+            self.number,
+            outbox,
+            self._node,
+            credit,
+            tally=self.tally,
+            began_at=now,
+            base_frames=self.frames_in,
+            base_bytes=self.bytes_in,
+            form=form,
+        )
+
+    def subscribers(self) -> Iterator[tuple[Member, Subscription]]:
+        """Yield who has subscribed at this node; links to other nodes are among them."""
+        return self._audience.pairs()
 
     def unsubscribe(self, member: Member) -> None:
         subscription = self._audience.leave(member)

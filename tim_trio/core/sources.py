@@ -22,6 +22,7 @@ from tim_trio.protocol.runs import Run
 if TYPE_CHECKING:
     from tim_trio.core.member import Member
     from tim_trio.core.pace import Pace
+    from tim_trio.core.subscription import Subscription
 
 #: An opening is encoded in pieces of at least so many bytes: a browser gets
 #: to see a message only when it is whole, and a picture should not wait for
@@ -122,6 +123,14 @@ class Source:
     def holds(self) -> bool:
         """Frames are held for the first subscriber of a reliable room."""
         return self.pace is not None and self.pace.held is not None
+
+    def pending_bytes(self, subscription: Subscription) -> int:
+        """Return what is queued of it for a subscriber of a reliable room; else 0."""
+        return 0 if self.pace is None else self.pace.pending_bytes(subscription)
+
+    def is_held_up_by(self, subscription: Subscription) -> bool:
+        """Say whether it waits for a subscriber, in a reliable room."""
+        return self.pace is not None and self.pace.is_held_up_by(subscription)
 
     def changed(self) -> None:
         """A frame has come: what joiners get is to be made anew."""

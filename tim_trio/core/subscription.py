@@ -34,24 +34,62 @@ class Lag:
 
 
 @attrs.define(eq=False)
+class Tally:
+    """What the subscriptions of one room have come to, in all.
+
+    Attributes:
+        lagging: pairs of subscription and track that lag now.
+        gaps: announced, times the subscribers they were announced to.
+        lost: frames that lagging subscribers did not get.
+    """
+
+    lagging: int = 0
+    gaps: int = 0
+    lost: int = 0
+
+
+@attrs.define(eq=False)
 class Subscription:
-    """Attributes:
-    credit: bytes the subscriber takes per source at first, in a reliable room.
-    lagging: tracks that are left out now. A source's tracks are its own
-        objects, so the track alone is the key.
-    form: how its frames look on the wire; the connection's own, as a rule.
+    """What is counted here is what did *not* go by the fan-out's direct way,
+    which counts nothing: what a subscriber has got is the room's figures less
+    those at its beginning and what was left out (`core/figures.py`).
+
+    Attributes:
+        credit: bytes the subscriber takes per source at first, in a reliable room.
+        lagging: tracks that are left out now. A source's tracks are its own
+            objects, so the track alone is the key.
+        form: how its frames look on the wire; the connection's own, as a rule.
+        tally: the room's.
+        number: of this node's subscriptions so far.
+        base_frames, base_bytes: what had come to the room before.
+        left_out_frames, left_out_bytes: not delivered, to a newcomer that waits
+            for a KEY as well.
+        lost: of those, the frames of tracks that lagged.
     """
 
     room: int
     outbox: Outbox
     _node: Node
     credit: int = 0
+    tally: Tally = attrs.field(factory=Tally, kw_only=True)
+    began_at: float = attrs.field(default=0.0, kw_only=True)
+    base_frames: int = attrs.field(default=0, kw_only=True)
+    base_bytes: int = attrs.field(default=0, kw_only=True)
+    number: int = attrs.field(init=False)
+    left_out_frames: int = 0
+    left_out_bytes: int = 0
+    lost: int = 0
+    gaps: int = 0
     backlog: Backlog = attrs.field(factory=Backlog)
     lagging: dict[Track, Lag] = attrs.field(factory=dict)
     form: Form | None = attrs.field(
         kw_only=True,
         default=attrs.Factory(lambda self: self.outbox.form, takes_self=True),
     )
+
+    def __attrs_post_init__(self) -> None:
+        self._node.subscribed += 1
+        self.number = self._node.subscribed
 
     def put(self, data: Buffer, ledger: Ledger, now: float) -> None:
         """Send frames, in this subscription's form, as `Outbox.put` does."""
@@ -87,6 +125,7 @@ class Subscription:
                 return
             lag = self.lagging[track] = Lag(run.first_seq, track.init)
             self._node.lagging += 1
+            self.tally.lagging += 1
             if run.first_key == 0 and run.last_key == 0:
                 # Its only KEY is where the lag begins: no way back in this run.
                 self._force_end(run, track, lag, now)
@@ -116,15 +155,28 @@ class Subscription:
                 return False
             if not outbox.has_room(len(data), self.backlog, now):
                 return False
+        self._leave_out(lag, seq - run.first_seq, offset)
         self._end_lag(run, track, lag, offset, seq, now)
         self.put(data, self.backlog, now)
         return True
 
     def _force_end(self, run: Run, track: Track, lag: Lag, now: float) -> None:
         """Deliver a run's END, if it has one, from the reserved room."""
-        if run.end_offset >= 0:
+        if run.end_offset < 0:
+            self._leave_out(lag, run.frames, len(run.data))
+        else:
+            self._leave_out(lag, run.frames - 1, run.end_offset)
             self._end_lag(run, track, lag, run.end_offset, run.last_seq, now)
             self._put_control(run.data[run.end_offset :], now)
+
+    def _leave_out(self, lag: Lag, frames: int, size: int) -> None:
+        self.left_out_frames += frames
+        self.left_out_bytes += size
+        if lag.lost_from is not None:
+            self.lost += frames
+            self.tally.lost += frames
+            self._node.lost += frames
+            self._node.lost_bytes += size
 
     def _end_lag(self, run: Run, track: Track, lag: Lag, offset: int, seq: int, now: float) -> None:
         """Announce what was lost before ``seq`` and renew the INIT if it changed."""
@@ -142,7 +194,7 @@ class Subscription:
     ) -> None:
         if lag.lost_from is None or lag.lost_from > last_seq:
             return
-        self._node.gaps += 1
+        self.count_gap()
         gap = Gap(
             room=room,
             source=source,
@@ -157,6 +209,13 @@ class Subscription:
         del self.lagging[track]
         if lag.lost_from is not None:
             self._node.lagging -= 1
+            self.tally.lagging -= 1
+
+    def count_gap(self) -> None:
+        """A GAP is on its way to the subscriber."""
+        self.gaps += 1
+        self.tally.gaps += 1
+        self._node.gaps += 1
 
     def source_ends(self, source: Source, now: float) -> None:
         """Announce what was lost of a source from which nothing more will come."""

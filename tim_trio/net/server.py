@@ -97,6 +97,7 @@ class Server:
         Closes the listeners. Connections still there when it is cancelled
         are ended without further ado.
         """
+        self.node.started_at = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.readiness.run)

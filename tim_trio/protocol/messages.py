@@ -168,6 +168,20 @@ class GoAwayReason(enum.IntEnum):
     MOVING = 2
 
 
+class SubscriberState(enum.IntFlag):
+    """What is the matter with a subscriber."""
+
+    LAGGING = 0x01
+    WAITS_FOR_KEY = 0x02
+    HOLDS_UP = 0x04
+    NODE = 0x08
+
+
+class NodeState(enum.IntFlag):
+    DRAINING = 0x01
+    LINKED = 0x02
+
+
 class Role(enum.IntEnum):
     CREATOR = 0
     GRANTED = 1
@@ -229,6 +243,50 @@ class Delivery:
 class ContactEntry:
     account: Text
     state: U8
+
+
+@attrs.frozen(kw_only=True)
+class Figure:
+    """One of a node's numbers: what it has now, or has done since its start."""
+
+    name: Text
+    value: U64
+
+
+@attrs.frozen(kw_only=True)
+class NodeEntry:
+    node: Text
+    address: Text
+    state: U8
+
+
+@attrs.frozen(kw_only=True)
+class RoomLoad:
+    room: Room
+    mode: RoomMode
+    creator: Text
+    viewers: U32
+    sources: U16
+    frames: U64
+    bytes: U64
+    lagging: U32
+    gaps: U64
+    lost: U64
+    nodes: list[Text]
+
+
+@attrs.frozen(kw_only=True)
+class SubscriberLoad:
+    number: U64
+    account: Text
+    state: U8
+    age_ms: U64
+    frames: U64
+    bytes: U64
+    pending_bytes: U64
+    pending_ms: U32
+    gaps: U64
+    lost: U64
 
 
 _types: dict[type, tuple[int, Field[Any]]] = {}
@@ -489,6 +547,56 @@ class Ban:
 @attrs.frozen(kw_only=True)
 class BanAnswer:
     pass
+
+
+@_frame_type(0x1D)
+@attrs.frozen(kw_only=True)
+class NodeFigures:
+    node: Text
+
+
+@_frame_type(0x1D + _ANSWER)
+@attrs.frozen(kw_only=True)
+class NodeFiguresAnswer:
+    node: Text
+    uptime_ms: U64
+    figures: list[Figure]
+    nodes: list[NodeEntry]
+
+
+@_frame_type(0x1E)
+@attrs.frozen(kw_only=True)
+class RoomFigures:
+    node: Text
+    after: U64
+    limit: U16
+
+
+@_frame_type(0x1E + _ANSWER)
+@attrs.frozen(kw_only=True)
+class RoomFiguresAnswer:
+    node: Text
+    uptime_ms: U64
+    more: bool
+    rooms: list[RoomLoad]
+
+
+@_frame_type(0x1F)
+@attrs.frozen(kw_only=True)
+class SubscriberFigures:
+    node: Text
+    room: Room
+    limit: U16
+
+
+@_frame_type(0x1F + _ANSWER)
+@attrs.frozen(kw_only=True)
+class SubscriberFiguresAnswer:
+    node: Text
+    uptime_ms: U64
+    total: U32
+    behind: U32
+    subscribers: list[SubscriberLoad]
 
 
 @_frame_type(0x20)

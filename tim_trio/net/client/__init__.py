@@ -15,6 +15,7 @@ from tim_trio.net.client.errors import (
     StreamOver,
     TlsFailed,
 )
+from tim_trio.net.client.figures import Figures, NodeView, RoomsView
 from tim_trio.net.client.notices import (
     WHILE_AWAY,
     AccountEvent,
@@ -35,13 +36,16 @@ __all__ = [
     "ConnectFailed",
     "Contact",
     "Contacts",
+    "Figures",
     "Item",
+    "NodeView",
     "NotATimServer",
     "Receipt",
     "Reconnected",
     "Reconnecting",
     "RequestTimedOut",
     "RoomClosed",
+    "RoomsView",
     "Source",
     "SourceLost",
     "SourceReplaced",

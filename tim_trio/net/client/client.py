@@ -29,6 +29,7 @@ from tim_trio.net.client.contacts import Contacts
 from tim_trio.net.client.credentials import Credentials, Secret, secret_bytes
 from tim_trio.net.client.events import AccountEvents
 from tim_trio.net.client.feed import Feed, credit_window
+from tim_trio.net.client.figures import Figures
 from tim_trio.net.client.files import receiving, sending
 from tim_trio.net.client.files.incoming import Ask
 from tim_trio.net.client.files.receiving import FileReceiver
@@ -279,6 +280,11 @@ class Client:
     def contacts(self) -> Contacts:
         """Our contacts and blocks, and who may send to us."""
         return Contacts(self._line)
+
+    @property
+    def figures(self) -> Figures:
+        """What operators see of the server, its rooms and their subscribers."""
+        return Figures(self._line)
 
     # -- account streams -----------------------------------------------------
 

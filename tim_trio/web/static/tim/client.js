@@ -8,7 +8,7 @@
 // Source: protocol.md, sections 6 to 11 and 13.
 
 import { Connection, DEFAULT_BOUNDS } from "./connection.js";
-import { ConnectionClosed, LocalProtocolError } from "./errors.js";
+import { ConnectionClosed } from "./errors.js";
 import {
   AccountSend, AccountSendAnswer, AskToPush, AskToPushAnswer, AuthMethod, Ban, BanAnswer, BanKind,
   ChangePassword, ChangePasswordAnswer, Contact, ContactAction, ContactAnswer, GetRoomInfo, Grant,
@@ -18,7 +18,7 @@ import {
   SetPolicyAnswer, StartFrom, Subscribe, SubscribeAnswer, Unpublish, Unsubscribe,
 } from "./messages.js";
 import { Reconnector, sleep } from "./reconnect.js";
-import { formatRoomId, parseRoomId } from "./room_ids.js";
+import { formatRoomId, roomNumber } from "./room_ids.js";
 import { Session } from "./session.js";
 import { Source } from "./source.js";
 import { Feed, Subscription, creditWindow } from "./subscription.js";
@@ -67,17 +67,6 @@ import { TOKEN_BYTES } from "./wire.js";
 
 /** @type {import("./connection.js").Dial} */
 const dialByPlatform = (url, protocol) => new WebSocket(url, protocol);
-
-/**
- * Return a room id's number.
- *
- * @param {string} room
- */
-function roomNumber(room) {
-  const number = parseRoomId(room);
-  if (number === null) throw new LocalProtocolError(`${JSON.stringify(room)} is not a room id`);
-  return number;
-}
 
 /** @param {ConnectOptions} options */
 function credentialsOf(options) {

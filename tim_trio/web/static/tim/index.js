@@ -9,9 +9,12 @@ export {
   ConnectFailed, ConnectionClosed, LocalProtocolError, RemoteProtocolError, RequestTimedOut,
   RoomClosed, RoomError, SourceLost, SourceReplaced, SourceRevoked, StreamOver, TimError,
 } from "./errors.js";
+export { nodeFigures, roomFigures, subscriberFigures } from "./figures.js";
 export { Flag } from "./frames.js";
-export { AuthMode, Capability, ContactState, DeliveryStatus, Right, RoomMode, TrackState }
-  from "./messages.js";
+export {
+  AuthMode, Capability, ContactState, DeliveryStatus, NodeState, Right, RoomMode, SubscriberState,
+  TrackState,
+} from "./messages.js";
 export { isAccountName } from "./names.js";
 export { formatRoomId, parseRoomId } from "./room_ids.js";
 export { NOT_TAKEN, WHILE_AWAY } from "./seen.js";

@@ -37,6 +37,10 @@ export const ContactState = Object.freeze({
 export const DeliveryStatus = Object.freeze({
   delivered: 0, offline: 1, refused: 2, unknown: 3, busy: 4,
 });
+export const SubscriberState = Object.freeze({
+  lagging: 0x01, waitsForKey: 0x02, holdsUp: 0x04, node: 0x08,
+});
+export const NodeState = Object.freeze({ draining: 0x01, linked: 0x02 });
 export const Policy = Object.freeze({ anyone: 0, contacts: 1 });
 
 const trackInfo = record({ track: u8, state: u8, lastSeq: u64 });
@@ -51,12 +55,26 @@ const roomEntry = record({
 const delivery = record({ account: text, status: u8, devices: u16 });
 const contact = record({ account: text, state: u8 });
 
+const figure = record({ name: text, value: u64 });
+const nodeEntry = record({ node: text, address: text, state: u8 });
+const roomLoad = record({
+  room, mode: choice(1), creator: text, viewers: u32, sources: u16, frames: u64, bytes: u64,
+  lagging: u32, gaps: u64, lost: u64, nodes: listOf(text),
+});
+const subscriberLoad = record({
+  number: u64, account: text, state: u8, ageMs: u64, frames: u64, bytes: u64, pendingBytes: u64,
+  pendingMs: u32, gaps: u64, lost: u64,
+});
+
 /** @typedef {import("./wire.js").ValueOf<typeof trackInfo>} TrackInfo */
 /** @typedef {import("./wire.js").ValueOf<typeof sourceInfo>} SourceInfo */
 /** @typedef {import("./wire.js").ValueOf<typeof roomInfo>} RoomInfo */
 /** @typedef {import("./wire.js").ValueOf<typeof roomEntry>} RoomEntry */
 /** @typedef {import("./wire.js").ValueOf<typeof delivery>} Delivery */
 /** @typedef {import("./wire.js").ValueOf<typeof contact>} ContactEntry */
+/** @typedef {import("./wire.js").ValueOf<typeof nodeEntry>} NodeEntry */
+/** @typedef {import("./wire.js").ValueOf<typeof roomLoad>} RoomLoad */
+/** @typedef {import("./wire.js").ValueOf<typeof subscriberLoad>} SubscriberLoad */
 
 /**
  * @template {import("./wire.js").Field<any>} C
@@ -143,6 +161,22 @@ export const Ban = message(0x1c, "BAN", record({
   kind: choice(1), room: bigU64, account: text, reason: text,
 }));
 export const BanAnswer = message(0x9c, "BAN_ANSWER", nothing);
+export const NodeFigures = message(0x1d, "NODE_FIGURES", record({ node: text }));
+export const NodeFiguresAnswer = message(0x9d, "NODE_FIGURES_ANSWER", record({
+  node: text, uptimeMs: u64, figures: listOf(figure), nodes: listOf(nodeEntry),
+}));
+export const RoomFigures = message(0x1e, "ROOM_FIGURES", record({
+  node: text, after: bigU64, limit: u16,
+}));
+export const RoomFiguresAnswer = message(0x9e, "ROOM_FIGURES_ANSWER", record({
+  node: text, uptimeMs: u64, more: bool, rooms: listOf(roomLoad),
+}));
+export const SubscriberFigures = message(0x1f, "SUBSCRIBER_FIGURES", record({
+  node: text, room, limit: u16,
+}));
+export const SubscriberFiguresAnswer = message(0x9f, "SUBSCRIBER_FIGURES_ANSWER", record({
+  node: text, uptimeMs: u64, total: u32, behind: u32, subscribers: listOf(subscriberLoad),
+}));
 
 export const AccountSend = message(0x20, "ACCOUNT_SEND", record({
   receivers: listOf(text), kind: u16, payload: blob,
@@ -222,6 +256,8 @@ export const MESSAGES = new Map([
   Revoke, RevokeAnswer, Subscribe, SubscribeAnswer, Unsubscribe, UnsubscribeAnswer,
   Publish, PublishAnswer, Unpublish, UnpublishAnswer, GetRoomInfo, RoomInfoAnswer,
   ListRooms, ListRoomsAnswer, AskToPush, AskToPushAnswer, Credit, Ban, BanAnswer,
+  NodeFigures, NodeFiguresAnswer, RoomFigures, RoomFiguresAnswer, SubscriberFigures,
+  SubscriberFiguresAnswer,
   AccountSend, AccountSendAnswer, Contact, ContactAnswer, ListContacts, ListContactsAnswer,
   SetPolicy, SetPolicyAnswer, RegisterAccount, RegisterAccountAnswer,
   ChangePassword, ChangePasswordAnswer,

@@ -2,6 +2,8 @@
 //
 // Source: protocol.md, section 1.
 
+import { LocalProtocolError } from "./errors.js";
+
 const ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 const BASE = 58n;
 const DIGITS = 11;
@@ -33,6 +35,18 @@ export function parseRoomId(text) {
     room = room * BASE + BigInt(digit);
   }
   return isRoomId(room) ? room : null;
+}
+
+/**
+ * Return the number of a room id that has to be one.
+ *
+ * @param {string} room
+ * @throws {LocalProtocolError} it is none
+ */
+export function roomNumber(room) {
+  const number = parseRoomId(room);
+  if (number === null) throw new LocalProtocolError(`${JSON.stringify(room)} is not a room id`);
+  return number;
 }
 
 /**
