@@ -441,7 +441,9 @@ def test_figures_are_what_a_subscriber_gets(
     # A newcomer of now begins at 0, whatever has been.
     late = make_peer(scene.node, account="late")
     join(scene.room, late)
-    assert scene.subscribers().subscribers[-1].frames == 0
+    by_account = {each.account: each for each in scene.subscribers().subscribers}
+    assert (by_account["late"].frames, by_account["late"].bytes) == (0, 0)
+    assert by_account["bob"] == load
 
 
 def test_every_subscription_has_a_number_of_its_own() -> None:
