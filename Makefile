@@ -57,7 +57,8 @@ soak: debian-test $(VENV)/.installed-dev ## too long for `make test`: half an ho
 bench: debian-bench $(BENCH_VENV)/.installed ## compare with other brokers; ROWS=R1,R2 for a part
 	$(BENCH_VENV)/bin/python -m bench $(if $(ROWS),--rows $(ROWS))
 
-screenshots: debian-test $(VENV)/.installed-dev ## take the pictures of the page that docs/ shows
+screenshots: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## take the pictures of the page that docs/ shows
+	@[ -n "$$(fc-list :lang=zh)" ] || tools/need-programs --install fonts-wqy-microhei
 	TIM_PHOTOGRAPH=1 $(PYTHON) -m pytest tests/browser -q
 
 lint:

@@ -1,15 +1,21 @@
 """What all tests share: how hard hypothesis works, and the programs tests need."""
 
+from __future__ import annotations
+
 import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.postgresql_process import PostgresqlServer, running_postgresql
 from tim_trio.accounts.store import default_database_url
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Playwright
 
 _numbers = itertools.count()
 
@@ -76,3 +82,12 @@ def database_url(request: pytest.FixtureRequest) -> str:
     url = request.getfixturevalue(f"{request.param}_url")
     assert isinstance(url, str)
     return url
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    """What drives browsers: one for a run, as there may be one only."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        yield playwright

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright
 
 from tests.browser.visitor import Visitor
 
@@ -22,16 +23,24 @@ FLAGS = (
     "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream "
     "--autoplay-policy=no-user-gesture-required"
 ).split()
+#: A name that leads here and is no loopback name: to the browser the page is not secure.
+ELSEWHERE: Final = "stream.example"
+# What keeps others from this machine's servers is to be the server, not the browser's own
+# check, which not every browser has.
+FLAGS.append("--disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets")
+FLAGS.append(f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1")
 
 Serve = Callable[..., str]
 Visit = Callable[..., Visitor]
 
 
 @contextmanager
-def serving(*options: str) -> Iterator[str]:
+def serving(*options: str, web: str = "127.0.0.1:0") -> Iterator[str]:
     """Run a server in a process of its own; yield the page's address."""
     command = [sys.executable, "-m", "tim_trio", "serve"]
-    command += ["--tcp", "127.0.0.1:0", "--web", "127.0.0.1:0", "--greet", *options]
+    command += ["--tcp", "127.0.0.1:0", "--web", web, "--greet"]
+    # Pages that are still there when it ends have nowhere to go to.
+    command += ["--set", "drain_timeout_s=0.5", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -45,15 +54,20 @@ def serving(*options: str) -> Iterator[str]:
             process.wait(timeout=20)
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+@contextmanager
+def browsing(playwright: Playwright, flags: list[str]) -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
         pytest.fail("chromium is missing; `make test` installs it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    browser = playwright.chromium.launch(executable_path=path, args=flags)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with browsing(playwright, FLAGS) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -39,9 +39,11 @@ def test_four_people_meet(site: str, visit: Visit) -> None:
         person.page.wait_for_function(_ALL_MOVE)
     host.photograph("meeting")
 
-    # Muted, nobody hears him; the others go on.
+    # Muted, nobody hears him any more: the camera's beep comes each second.
+    host.page.wait_for_function(_HEARS, arg="bob", polling=20)
     guests[0].page.click("text=Mute")
-    guests[0].page.wait_for_selector("button[aria-pressed=true]:has-text('Unmute')")
+    guests[0].page.wait_for_selector("button.off:has-text('Unmute')")
+    host.page.wait_for_function(_IS_SILENT, arg="bob", polling=20)
 
     host.page.click("[data-revoke=carol]")
     present.remove("carol")
@@ -83,6 +85,19 @@ def wait_for_tiles(person: Visitor, names: set[str]) -> None:
         arg=sorted(names),
     )
 
+
+_HEARS = """name => [...document.querySelectorAll(".tile")]
+  .find((tile) => tile.querySelector(".name").textContent === name)
+  .querySelector("canvas").player.level > 0.02"""
+
+#: For longer than from one beep to the next.
+_IS_SILENT = """name => {
+  const { player } = [...document.querySelectorAll(".tile")]
+    .find((tile) => tile.querySelector(".name").textContent === name).querySelector("canvas");
+  globalThis.loudAt ??= performance.now();
+  if (player.level > 0.002) globalThis.loudAt = performance.now();
+  return performance.now() - globalThis.loudAt > 2500;
+}"""
 
 _ALL_MOVE = """() => {
   const canvases = [...document.querySelectorAll(".tile canvas:not(.own)")];

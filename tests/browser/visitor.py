@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Final, cast
 
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
+_AXE: Final = Path(__file__).resolve().parents[1] / "js/node_modules/axe-core/axe.min.js"
 IMAGES: Final = Path(__file__).resolve().parents[2] / "docs" / "images"
+#: Of a picture in the documentation.
+MOST_BYTES: Final = 200_000
 WAIT_MS: Final = 15_000
 
 _PLAYER = "document.querySelector('.tile canvas')?.player"
@@ -35,7 +39,7 @@ class Visitor:
         )
         self._context.set_default_timeout(WAIT_MS)
         if name:
-            known = f"localStorage['tim.name'] ??= '\"{name}\"'"
+            known = f"localStorage['tim.name'] ??= {json.dumps(json.dumps(name))}"
             self._context.add_init_script(known)
         self.complaints: list[str] = []
         self.page: Page = self._context.new_page()
@@ -53,14 +57,31 @@ class Visitor:
         return self.page.evaluate(script, argument)
 
     def photograph(self, name: str) -> None:
-        """Take the picture of this view that the documentation shows.
+        """Take the pictures of this view that the documentation shows, in both languages.
 
         Kept only with TIM_PHOTOGRAPH in the environment, as `make screenshots` has it,
         so that a run of the tests changes no file.
         """
-        picture = self.page.screenshot(animations="disabled")
-        if os.environ.get("TIM_PHOTOGRAPH"):
-            (IMAGES / f"{name}.png").write_bytes(picture)
+        if not os.environ.get("TIM_PHOTOGRAPH"):
+            self.page.screenshot(animations="disabled")
+            return
+        for language, suffix in (("zh", ".zh"), ("en", "")):
+            self.page.select_option("header select", language)
+            picture = self.page.screenshot(animations="disabled")
+            assert len(picture) < MOST_BYTES
+            (IMAGES / f"{name}{suffix}.png").write_bytes(picture)
+
+    # -- what everybody must be able to use ------------------------------------
+
+    def check_view(self) -> None:
+        """Check that this view is fit for a screen reader, and that nothing sticks out."""
+        if not self.evaluate("() => 'axe' in globalThis"):
+            # As the browser's own tools would, past the page's policy.
+            tools = self._context.new_cdp_session(self.page)
+            tools.send("Runtime.evaluate", {"expression": _AXE.read_text()})
+            tools.detach()
+        assert self.evaluate(_BROKEN_RULES) == []
+        assert self.evaluate(_STICKING_OUT) == []
 
     # -- publishing ------------------------------------------------------------
 
@@ -101,6 +122,18 @@ _BEHIND = """async () => {
   const stamp = readStamp(canvas.getContext("2d"), canvas.width, canvas.height, now);
   return stamp === null ? null : now - stamp;
 }"""
+
+_BROKEN_RULES = """async () => {
+  const { violations } = await axe.run();
+  return violations.flatMap(({ id, nodes }) =>
+    nodes.map(({ html, failureSummary }) => `${id}: ${html}: ${failureSummary}`));
+}"""
+
+_STICKING_OUT = """() => [...document.querySelectorAll("body *")].filter((each) => {
+  const { left, right, width } = each.getBoundingClientRect();
+  return width > 0 && !each.matches(".skip")
+    && (left < -1 || right > document.documentElement.clientWidth + 1);
+}).map((each) => each.outerHTML.slice(0, 120))"""
 
 _CHECK_PATTERN = """async () => {
   const { FLASH_AT, isFlash, patchesAt, readStamp } = await import("/media/test_pattern.js");

@@ -67,7 +67,14 @@ def test_types(node: str, project: str) -> None:
 
 @pytest.mark.slow
 def test_units(node: str) -> None:
-    run_node(node, "--test", "--test-reporter=spec", "connection.test.js", "media.test.js")
+    run_node(
+        node,
+        "--test",
+        "--test-reporter=spec",
+        "connection.test.js",
+        "media.test.js",
+        "strings.test.js",
+    )
 
 
 @pytest.mark.slow

@@ -129,6 +129,32 @@ export function field(label, input, hint) {
     hint && h("span", { class: "hint" }, hint));
 }
 
+/**
+ * Have a list show these, keeping the elements of those that it shows already:
+ * whoever has the focus in one keeps it.
+ *
+ * @param {HTMLElement} list
+ * @param {Iterable<string>} keys each once
+ * @param {(key: string) => HTMLElement} make
+ */
+export function arrange(list, keys, make) {
+  const wanted = new Set(keys);
+  /** @type {Map<string, HTMLElement>} */
+  const kept = new Map();
+  for (const each of /** @type {HTMLElement[]} */ ([...list.children])) {
+    const { key = "" } = each.dataset;
+    if (wanted.has(key)) kept.set(key, each);
+    else each.remove();
+  }
+  let before = list.firstElementChild;
+  for (const key of wanted) {
+    const element = kept.get(key) ?? make(key);
+    element.dataset.key = key;
+    if (element === before) before = before.nextElementSibling;
+    else list.insertBefore(element, before);
+  }
+}
+
 /** @type {Set<string>} */
 const shownNotices = new Set();
 
@@ -139,13 +165,13 @@ const shownNotices = new Set();
  * @param {"info" | "error"} [kind]
  */
 export function notify(content, kind = "info") {
-  const key = content instanceof Phrase ? content.key : content;
+  const key = content instanceof Phrase ? JSON.stringify([content.key, content.values]) : content;
   if (shownNotices.has(key)) return;
   shownNotices.add(key);
   const words = h("span", {}, content);
   const close = button(new Phrase("close"), () => remove(), { class: "plain" });
-  const notice = h("div", { class: `notice ${kind}`, role: kind === "error" ? "alert" : "status" },
-    words, close);
+  // What holds the notices is read out politely; an error does not wait its turn.
+  const notice = h("div", { class: `notice ${kind}`, role: kind === "error" && "alert" }, words, close);
   const remove = () => {
     clearTimeout(timer);
     shownNotices.delete(key);

@@ -3,7 +3,7 @@
 import { openCamera, openFile, openScreen, openTest } from "../media/capture.js";
 import { Publisher } from "../media/publisher.js";
 import { wakeAudio } from "../media/audio.js";
-import { parseRoomId, randomToken } from "../tim/index.js";
+import { Code, RoomError, parseRoomId, randomToken } from "../tim/index.js";
 import { bitrateText, button, copy, field, h, notify, previewOn, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
 import { icon } from "./icons.js";
@@ -59,7 +59,7 @@ export function liveView(session) {
       // Whose choice of a screen was cancelled knows it.
       const cancelled = kind === "screen" && error instanceof DOMException
         && error.name === "NotAllowedError";
-      if (!cancelled) notify(describe(error), "error");
+      if (!cancelled) notify(remembered === undefined ? describe(error) : whyOver(error), "error");
     }
     busy = false;
   };
@@ -68,20 +68,25 @@ export function liveView(session) {
   const show = (publisher) => {
     const over = () => {
       rememberHere("live", null);
+      delete document.documentElement.dataset.onAir;
       onAir.hidden = true;
       choose.hidden = false;
       choose.querySelector("button")?.focus();
     };
     publisher.onError = (error) => {
-      notify(describe(error), "error");
+      notify(whyOver(error), "error");
       over();
     };
-    const stop = () => {
-      void publisher.stop();
+    const stop = async () => {
       over();
+      await publisher.stop();
+      // Whoever shares again has another link: nobody is to wait at this one.
+      await session.client?.removeRoom(publisher.source.room).catch(() => {});
     };
-    publisher.capture.onEnd = stop;
+    publisher.capture.onEnd = () => void stop();
     onAir.replaceChildren(...onAirParts(publisher, stop));
+    // Seen in the header from wherever one looks.
+    document.documentElement.dataset.onAir = "";
     choose.hidden = true;
     onAir.hidden = false;
     onAir.querySelector("button")?.focus();
@@ -94,6 +99,12 @@ export function liveView(session) {
     void start(remembered.kind, undefined, remembered);
   }
   return { element, show() {} };
+}
+
+/** @param {unknown} error that ended a stream, or kept one from going on */
+function whyOver(error) {
+  const gone = error instanceof RoomError && error.code === Code.no_such_room;
+  return gone ? t("live.gone") : describe(error);
 }
 
 /**
@@ -176,7 +187,7 @@ function watchForm(session) {
 
 /**
  * @param {Publisher} publisher
- * @param {() => void} stop
+ * @param {() => unknown} stop
  */
 function onAirParts(publisher, stop) {
   const { capture, source } = publisher;
@@ -201,7 +212,7 @@ function onAirParts(publisher, stop) {
   const mute = button(t("mic.off"), () => {
     publisher.soundOn = !publisher.soundOn;
     setPhrase(mute, "", t(publisher.soundOn ? "mic.off" : "mic.on"));
-    mute.setAttribute("aria-pressed", String(!publisher.soundOn));
+    mute.classList.toggle("off", !publisher.soundOn);
   }, { hidden: capture.sound === null });
   const address = h("input", {
     readOnly: true, value: link, class: "link", onfocus: () => address.select(),

@@ -46,6 +46,7 @@ const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 const links = TABS.map((name) => h("a", { href: `#${name}` }, t(`nav.${name}`)));
 const who = h("button", { type: "button", class: "who plain", onclick: () => changeName() });
 const dot = h("span", { class: "dot", role: "img" });
+const away = h("span", { class: "away", role: "status" });
 const language = h("select", {
   "aria-label": t("language"),
   onchange: () => {
@@ -80,7 +81,7 @@ document.getElementById("header")?.append(
   h("a", { class: "logo", href: "#live", "aria-label": t("home") },
     h("img", { src: "/icon.svg", alt: "", width: 26, height: 26 }), h("b", {}, "tim_trio")),
   h("nav", { "aria-label": t("nav.label") }, ...links),
-  h("div", { class: "side" }, dot, who, language, themeButton),
+  h("div", { class: "side" }, dot, away, who, language, themeButton),
 );
 const skip = /** @type {HTMLElement} */ (document.getElementById("skip"));
 setPhrase(skip, "", t("skip"));
@@ -91,6 +92,7 @@ skip.onclick = (/** @type {Event} */ event) => {
 
 function showWho() {
   const { client, connected } = session;
+  const wasAway = away.textContent !== "";
   who.hidden = client === null;
   say(who, client?.account ?? "");
   setPhrase(who, "title", t(session.needs === Needs.name ? "who.change" : "who.sign_out"));
@@ -98,16 +100,41 @@ function showWho() {
   const state = t(connected ? "state.up" : client === null ? "state.down" : "state.away");
   setPhrase(dot, "aria-label", state);
   setPhrase(dot, "title", state);
+  // A colour alone tells too few.
+  say(away, client !== null && !connected ? state : "");
+  if (wasAway && connected) notify(t("state.back"));
+}
+
+/** @param {...import("./dom.js").Child} content */
+function openDialog(...content) {
+  const dialog = h("dialog", { class: "dialog" }, ...content);
+  dialog.onclose = () => dialog.remove();
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
+}
+
+function askToSignOut() {
+  const dialog = openDialog(
+    h("h2", {}, t("who.signed_in", { account: session.client?.account ?? "" })),
+    h("div", { class: "row end" },
+      h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, t("cancel")),
+      h("button", {
+        type: "button", class: "primary",
+        onclick: () => {
+          session.signOut();
+          location.reload();
+        },
+      }, t("who.sign_out"))));
 }
 
 function changeName() {
   if (session.needs !== Needs.name) {
-    session.signOut();
-    location.reload();
+    askToSignOut();
     return;
   }
   const input = h("input", { value: session.client?.account ?? "", maxLength: 64, required: true });
-  const dialog = h("dialog", { class: "dialog" }, h("form", {
+  const dialog = openDialog(h("form", {
     method: "dialog",
     onsubmit: async (/** @type {Event} */ event) => {
       event.preventDefault();
@@ -125,18 +152,24 @@ function changeName() {
   h("div", { class: "row end" },
     h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, t("cancel")),
     h("button", { class: "primary" }, t("save")))));
-  dialog.onclose = () => dialog.remove();
-  document.body.append(dialog);
-  dialog.showModal();
 }
 
 // -- the views ------------------------------------------------------------------
 
 /** `#watch=ROOM` is the view "watch" with the parameter ROOM. */
 function route() {
-  const [name = "", parameter = ""] = decodeURIComponent(location.hash.slice(1)).split("=", 2);
-  const known = ALIASES[name] ?? name;
-  return known in VIEWS ? { name: known, parameter } : { name: "live", parameter: "" };
+  const [name = "", parameter = ""] = decoded(location.hash.slice(1)).split("=", 2);
+  const known = Object.hasOwn(ALIASES, name) ? ALIASES[name] ?? "" : name;
+  return Object.hasOwn(VIEWS, known) ? { name: known, parameter } : { name: "live", parameter: "" };
+}
+
+/** @param {string} address that anybody may have written */
+function decoded(address) {
+  try {
+    return decodeURIComponent(address);
+  } catch {
+    return address;
+  }
 }
 
 function showTitle() {
@@ -165,14 +198,21 @@ function showView() {
   view.show(parameter);
 }
 
-function showSignIn() {
+/** Nothing of a connection that is over may go on, or be come back to. */
+function leaveViews() {
   shown?.hide?.();
   shown = null;
+  made.clear();
+}
+
+function showSignIn() {
+  leaveViews();
   main.replaceChildren(signInView(session, showView));
 }
 
 /** @param {unknown} error */
 function showProblem(error) {
+  leaveViews();
   main.replaceChildren(h("section", { class: "card narrow" },
     h("h1", {}, t("problem.title")),
     h("p", { role: "alert" }, describe(error)),
@@ -193,6 +233,11 @@ session.listeners.add(() => {
   showWho();
   if (session.client === null && made.size > 0) showProblem(session.lastError);
 });
-addEventListener("hashchange", showView);
+addEventListener("hashchange", () => {
+  const before = shown;
+  showView();
+  // Whoever goes by the keyboard, or hears the page, goes on in the new view.
+  if (shown !== before) main.focus({ preventScroll: true });
+});
 showWho();
 void begin();

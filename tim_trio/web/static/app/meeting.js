@@ -5,7 +5,7 @@ import { Publisher } from "../media/publisher.js";
 import { RoomPlayer } from "../media/room.js";
 import { wakeAudio } from "../media/audio.js";
 import { Code, RoomError, parseRoomId } from "../tim/index.js";
-import { button, copy, field, h, notify, previewOn, say, setPhrase } from "./dom.js";
+import { arrange, button, copy, field, h, notify, previewOn, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
 import { canCapture, canPublishMedia, insecureNotice } from "./platform.js";
 import { describe } from "./problems.js";
@@ -125,6 +125,8 @@ class Meeting {
     this._over = false;
     this._waitsForYes = false;
     this._starting = false;
+    /** The camera is not to be had. */
+    this._needsTest = false;
     /** @type {Publisher | null} */
     this._publisher = null;
     /** Our own sources, not to be heard twice. @type {Set<number>} */
@@ -132,12 +134,17 @@ class Meeting {
     this._stage = new Stage();
     this._message = h("p", { class: "stage-message", role: "status" });
     this._people = h("ul", { class: "people" });
-    this._asked = h("ul", { class: "people", "aria-live": "polite" });
+    this._viewers = h("p", { class: "hint viewers" });
+    this._asked = h("ul", { class: "people" });
     this._askedPart = h("section", { class: "requests", hidden: true },
       h("h2", {}, t("meeting.asking")), this._asked);
     this._mute = button(t("mic.off"), () => this._turnSound());
     this._camera = button(t("camera.off"), () => this._turnPicture());
     this._speak = button(t("meeting.ask"), () => void this._ask(), { class: "primary", "data-do": "ask" });
+    this._useTest = button(t("meeting.use_test"), () => {
+      remember("meetingPicture", "test");
+      void this._trySpeaking();
+    }, { hidden: true, "data-do": "test" });
     const closing = this._isCreator
       ? [button(t("meeting.end_all"), () => void this._endForAll(), { class: "danger", "data-do": "end" })]
       : [];
@@ -148,10 +155,10 @@ class Meeting {
       h("div", { class: "columns meeting-columns" },
         h("div", { class: "stack" },
           h("div", { class: "theatre" }, this._stage.element, this._message),
-          h("div", { class: "row toolbar", role: "toolbar" }, this._mute, this._camera, this._speak,
+          h("div", { class: "row toolbar", role: "toolbar" }, this._mute, this._camera, this._speak, this._useTest,
             button(t("meeting.leave"), leave, { class: "danger", "data-do": "leave" }), ...closing)),
-        h("aside", { class: "card side-card" }, this._askedPart,
-          h("h2", {}, t("meeting.people")), this._people)));
+        h("aside", { class: "card side-card", "aria-label": t("meeting.people") }, this._askedPart,
+          h("h2", {}, t("meeting.people")), this._people, this._viewers)));
     setPhrase(/** @type {HTMLElement} */ (this.element.querySelector("[role=toolbar]")), "aria-label",
       t("meeting.controls"));
     /** @type {RoomPlayer | null} */
@@ -185,7 +192,9 @@ class Meeting {
       },
       onEnd: (error) => {
         if (this._over) return;
-        notify(error === null ? t("meeting.ended") : describe(error), error === null ? "info" : "error");
+        const gone = error instanceof RoomError && error.code === Code.no_such_room;
+        notify(error === null ? t("meeting.ended") : gone ? t("meeting.gone") : describe(error),
+          error === null ? "info" : "error");
         this._leave();
       },
     });
@@ -228,6 +237,7 @@ class Meeting {
       this._show(new Publisher(source, capture, context, options));
     } catch (error) {
       source?.close();
+      this._needsTest = error instanceof DOMException;
       const denied = error instanceof RoomError && error.code === Code.permission_denied;
       if (!denied) notify(describe(error), "error");
     } finally {
@@ -239,6 +249,7 @@ class Meeting {
   /** @param {Publisher} publisher */
   _show(publisher) {
     this._publisher = publisher;
+    this._needsTest = false;
     this._waitsForYes = false;
     const canvas = h("canvas", { width: 640, height: 360, role: "img", class: "own" });
     setPhrase(canvas, "aria-label", t("live.preview"));
@@ -304,6 +315,7 @@ class Meeting {
   /** @param {{ room: string, account: string, message: string }} event */
   _takeAsk({ room, account, message }) {
     if (room !== this.room || this._granted.has(account)) return;
+    if (!this._asking.has(account)) notify(t("meeting.asks", { account }));
     this._asking.set(account, message);
     this._showAsking();
   }
@@ -353,25 +365,26 @@ class Meeting {
     this._mute.hidden = publisher === null || publisher.capture.sound === null;
     this._camera.hidden = publisher === null;
     this._speak.hidden = publisher !== null;
+    this._useTest.hidden = publisher !== null || !this._needsTest;
     this._speak.disabled = this._waitsForYes;
     const speak = this._isCreator ? "meeting.speak" : this._waitsForYes ? "meeting.waits" : "meeting.ask";
     setPhrase(this._speak, "", t(speak));
     if (publisher === null) return;
     setPhrase(this._mute, "", t(publisher.soundOn ? "mic.off" : "mic.on"));
-    this._mute.setAttribute("aria-pressed", String(!publisher.soundOn));
+    this._mute.classList.toggle("off", !publisher.soundOn);
     setPhrase(this._camera, "", t(publisher.videoOn ? "camera.off" : "camera.on"));
-    this._camera.setAttribute("aria-pressed", String(!publisher.videoOn));
+    this._camera.classList.toggle("off", !publisher.videoOn);
   }
 
   _showAsking() {
     this._askedPart.hidden = this._asking.size === 0;
-    this._asked.replaceChildren(...[...this._asking.keys()].map((account) => h("li", {},
+    arrange(this._asked, this._asking.keys(), (account) => h("li", {},
       h("span", { class: "name" }, account),
       button(t("meeting.grant"), () => void this._grant(account), { class: "primary", "data-grant": account }),
       button(t("meeting.decline"), () => {
         this._asking.delete(account);
         this._showAsking();
-      }))));
+      }, { "data-decline": account })));
   }
 
   _showPeople() {
@@ -379,18 +392,20 @@ class Meeting {
     if (this._publisher !== null) speaking.add(this._client.account);
     const all = new Set([...speaking, ...(this._isCreator ? this._granted : [])]);
     if (this._isCreator) all.add(this._client.account);
-    this._people.replaceChildren(...[...all].sort().map((account) => {
-      const revocable = this._isCreator && account !== this._client.account && this._granted.has(account);
+    arrange(this._people, [...all].sort(), (account) => h("li", { "data-account": account },
+      h("span", { class: "name" }, account), h("span", { class: "hint" }),
+      this._isCreator && account !== this._client.account
+        && button(t("meeting.revoke"), () => void this._revoke(account), { "data-revoke": account })));
+    for (const item of /** @type {Iterable<HTMLElement>} */ (this._people.children)) {
+      const account = item.dataset.account ?? "";
       const role = account === this._creator ? t("meeting.creator")
         : speaking.has(account) ? t("meeting.speaks") : t("meeting.may_speak");
-      return h("li", { "data-account": account }, h("span", { class: "name" }, account),
-        h("span", { class: "hint" }, role),
-        revocable && button(t("meeting.revoke"), () => void this._revoke(account), { "data-revoke": account }));
-    }));
-    const viewers = this._publisher?.source.viewers ?? null;
-    if (viewers !== null) {
-      this._people.append(h("li", { class: "hint" }, t("meeting.here", { count: viewers })));
+      say(/** @type {HTMLElement} */ (item.querySelector(".hint")), role);
+      const revoke = item.querySelector("button");
+      if (revoke !== null) revoke.hidden = !this._granted.has(account);
     }
+    const viewers = this._publisher?.source.viewers ?? null;
+    say(this._viewers, viewers === null ? "" : t("meeting.here", { count: viewers }));
     const empty = this._publisher === null && (this._player?.tiles.size ?? 0) === 0;
     this._message.hidden = !empty;
     if (empty) this._tell("meeting.nobody");

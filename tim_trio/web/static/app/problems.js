@@ -1,7 +1,7 @@
 // What went wrong, in words that say what to do.
 
 import {
-  ConnectFailed, ConnectionClosed, RequestTimedOut, RoomClosed, RoomError, SourceReplaced,
+  Code, ConnectFailed, ConnectionClosed, RequestTimedOut, RoomClosed, RoomError, SourceReplaced,
   SourceRevoked, codeLabel,
 } from "../tim/index.js";
 import { Phrase, hasPhrase } from "./i18n.js";
@@ -15,6 +15,16 @@ const BROWSER = new Map([
   ["OverconstrainedError", "error.no_device"],
   ["NotSupportedError", "error.not_supported_here"],
 ]);
+
+/**
+ * What went wrong with signing in: there the same refusal means something else.
+ *
+ * @param {unknown} error
+ */
+export function describeSignIn(error) {
+  const denied = error instanceof RoomError && error.code === Code.permission_denied;
+  return denied ? new Phrase("sign_in.denied") : describe(error);
+}
 
 /**
  * @param {unknown} error

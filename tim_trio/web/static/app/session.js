@@ -51,7 +51,10 @@ export class SessionState {
         : { account: String(session.account), session: fromHex(String(session.token)) });
       return true;
     } catch (error) {
-      if (!(error instanceof RoomError && error.code === Code.bad_credentials)) throw error;
+      // Out of date, or of an account that is disabled: signing in says which.
+      const isRefused = error instanceof RoomError
+        && (error.code === Code.bad_credentials || error.code === Code.permission_denied);
+      if (!isRefused) throw error;
       rememberHere("session", null);
       return false;
     }

@@ -2,7 +2,7 @@
 
 import { button, field, h, notify, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
-import { describe } from "./problems.js";
+import { describeSignIn } from "./problems.js";
 import { Needs } from "./session.js";
 
 /**
@@ -59,7 +59,7 @@ function passwordForm(session, done) {
         password.value = "";
         done();
       } catch (error) {
-        say(problem, describe(error));
+        say(problem, describeSignIn(error));
         password.focus();
       }
       submit.disabled = false;
@@ -82,11 +82,13 @@ function tokenForm(session, done) {
     class: "card narrow",
     onsubmit: async (/** @type {Event} */ event) => {
       event.preventDefault();
+      say(problem, "");
       try {
         await session.signIn({ token: token.value.trim() });
         done();
       } catch (error) {
-        say(problem, describe(error));
+        say(problem, describeSignIn(error));
+        token.focus();
       }
     },
   }, h("h1", {}, t("sign_in.title")), field(t("sign_in.token"), token, t("sign_in.token_hint")),

@@ -19,7 +19,10 @@ export function watchLink(room) {
 /** @type {import("./main.js").MakeView} */
 export function watchView(session) {
   const stage = new Stage();
-  const message = h("p", { class: "stage-message", role: "status" });
+  const message = h("p", { role: "status" });
+  // Where there is nothing to wait for.
+  const other = h("a", { class: "button", href: "#live", hidden: true }, t("watch.other"));
+  const cover = h("div", { class: "stage-message" }, message, other);
   const title = h("h1", { class: "room-id" });
   const soundOn = button(t("watch.sound_on"), async () => {
     const context = await wakeAudio();
@@ -27,13 +30,15 @@ export function watchView(session) {
     soundOn.hidden = true;
   }, { class: "primary", hidden: true });
   const facts = h("p", { class: "facts" });
-  const frame = h("div", { class: "theatre" }, stage.element, message, soundOn);
+  const frame = h("div", { class: "theatre" }, stage.element, cover, soundOn);
+  const blocked = h("div");
+  const copyLink = button(t("copy_link"), () => copy(watchLink(room)));
   const element = h("section", { class: "watch" },
     h("div", { class: "row between" }, title,
       h("div", { class: "row" },
-        button(t("copy_link"), () => copy(watchLink(room))),
+        copyLink,
         button(t("watch.full"), () => void frame.requestFullscreen?.()))),
-    frame, facts);
+    blocked, frame, facts);
   let room = "";
   let generation = 0;
   /** @type {RoomPlayer | null} */
@@ -47,6 +52,17 @@ export function watchView(session) {
     player?.stop();
     player = null;
     stage.clear();
+    say(facts, "");
+  };
+
+  /** @param {import("./i18n.js").Phrase | null} content null: the picture speaks for itself */
+  const tell = (content, isOver = false) => {
+    cover.hidden = content === null;
+    other.hidden = !isOver;
+    copyLink.hidden = isOver;
+    // The picture that stood last would look like a live one.
+    if (isOver) stop();
+    if (content !== null) setPhrase(message, "", content);
   };
 
   const showFacts = () => {
@@ -63,15 +79,17 @@ export function watchView(session) {
   const start = async () => {
     stop();
     const mine = ++generation;
-    setPhrase(message, "", t("connecting"));
+    soundOn.hidden = true;
+    tell(t("connecting"));
     const { client } = session;
     if (client === null) return;
     if (parseRoomId(room) === null) {
-      setPhrase(message, "", t("watch.no_room_id"));
+      tell(t("watch.no_room_id"), true);
       return;
     }
     if (!canPlayMedia()) {
-      message.replaceChildren(insecureNotice());
+      frame.hidden = true;
+      blocked.replaceChildren(insecureNotice());
       return;
     }
     const context = await wakeAudio();
@@ -81,9 +99,7 @@ export function watchView(session) {
     }, 300);
     if (mine !== generation) return;
     const mayWait = () => {
-      const waiting = player !== null && player.tiles.size === 0;
-      message.hidden = !waiting;
-      if (waiting) setPhrase(message, "", t("watch.waiting"));
+      tell(player !== null && player.tiles.size === 0 ? t("watch.waiting") : null);
     };
     player = new RoomPlayer({
       context,
@@ -96,22 +112,19 @@ export function watchView(session) {
         mayWait();
       },
       onConnection: (state) => {
-        message.hidden = state === "back";
-        if (state === "away") setPhrase(message, "", t("watch.away"));
+        if (state === "away") tell(t("watch.away"));
         else mayWait();
       },
-      onEnd: (error) => {
-        message.hidden = false;
-        say(message, error === null ? t("ended.removed") : describe(error));
-      },
+      onEnd: (error) => tell(error === null ? t("ended.removed") : describe(error), true),
     });
     try {
       await player.start(client, room);
       mayWait();
     } catch (error) {
-      message.hidden = false;
-      say(message, describe(error));
+      if (mine === generation) tell(describe(error), true);
+      return;
     }
+    if (mine !== generation) return;
     timer = setInterval(showFacts, 1000);
   };
 

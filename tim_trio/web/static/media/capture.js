@@ -23,14 +23,24 @@ import { ClockFit, nowUs } from "./time.js";
  * @param {AudioContext} context
  */
 export async function openCamera({ height = 360, framerate = 30 }, context) {
-  const stream = await navigator.mediaDevices.getUserMedia({
-    video: {
-      width: { ideal: Math.round((height * 16) / 9) }, height: { ideal: height },
-      frameRate: { ideal: framerate, max: framerate },
-    },
-    audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true },
-  });
-  return new StreamCapture("camera", stream, context);
+  const video = {
+    width: { ideal: Math.round((height * 16) / 9) }, height: { ideal: height },
+    frameRate: { ideal: framerate, max: framerate },
+  };
+  const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+  /** @type {unknown} */
+  let missing;
+  // Many a machine has only one of them.
+  for (const wanted of [{ video, audio }, { video }, { audio }]) {
+    try {
+      const stream = await navigator.mediaDevices.getUserMedia(wanted);
+      return new StreamCapture("camera", stream, context);
+    } catch (error) {
+      if (!(error instanceof DOMException && error.name === "NotFoundError")) throw error;
+      missing = error;
+    }
+  }
+  throw missing;
 }
 
 /** @param {AudioContext} context */
