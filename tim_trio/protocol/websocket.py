@@ -40,14 +40,16 @@ _LENGTH: Final = Struct(">I")
 
 def encode_message(data: Buffer) -> bytes:
     """Return a whole binary message that holds ``data``."""
-    size = len(data)
+    return encode_message_head(len(data)) + data
+
+
+def encode_message_head(size: int) -> bytes:
+    """Return what stands before the ``size`` bytes of a binary message."""
     if size <= _SHORT:
-        header = _SHORT_HEADER.pack(_FINAL_BINARY, size)
-    elif size <= _MEDIUM:
-        header = _MEDIUM_HEADER.pack(_FINAL_BINARY, _TWO_BYTES_FOLLOW, size)
-    else:
-        header = _LONG_HEADER.pack(_FINAL_BINARY, _EIGHT_BYTES_FOLLOW, size)
-    return header + data
+        return _SHORT_HEADER.pack(_FINAL_BINARY, size)
+    if size <= _MEDIUM:
+        return _MEDIUM_HEADER.pack(_FINAL_BINARY, _TWO_BYTES_FOLLOW, size)
+    return _LONG_HEADER.pack(_FINAL_BINARY, _EIGHT_BYTES_FOLLOW, size)
 
 
 def encode_ping() -> bytes:

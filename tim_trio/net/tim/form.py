@@ -19,6 +19,8 @@ from tim_trio.protocol.layout import (
     CONTROL_HEADER_BYTES,
     EXT_WORD_BYTES,
     LENGTH_BYTES,
+    PRELUDE,
+    PRELUDE_BYTES,
     STREAM,
     STREAM_HEADER,
     STREAM_HEADER_BYTES,
@@ -45,12 +47,15 @@ from tim_trio.protocol.tim.structs import (
     TimError,
     TimStream,
 )
-from tim_trio.protocol.websocket import encode_close, encode_message
+from tim_trio.protocol.websocket import encode_close, encode_message, encode_message_head
 
 #: Who publishes a source, by room and number.
 PublisherOf = Callable[[int, int], str]
 
 _ROOM_BYTES: Final = 8
+_ROOM_END: Final = PRELUDE_BYTES + _ROOM_BYTES
+#: Sizes of bodies, whose heads are kept.
+_MAX_HEADS: Final = 256
 _SUBSCRIBED: Final = type_of(SubscribeAnswer)
 _ROOM_CLOSED: Final = type_of(RoomClosed)
 _PUSH_REVOKED: Final = type_of(PushRevoked)
@@ -85,47 +90,58 @@ class _Form:
     def farewell(self, code: int | None) -> bytes:
         return b"" if code is None else encode_close(code)
 
-    def _messages(self, data: Buffer) -> Iterator[bytes]:
-        """Yield WebSocket messages, one per frame that has something to say."""
-        unpack = STREAM_HEADER.unpack_from
-        position, end = 0, len(data)
-        while position < end:
-            after = position + LENGTH_BYTES + int.from_bytes(data[position : position + 4], "big")
-            if data[position + 4] == STREAM:
-                _, _, flags, track, words, room, source, _, _ = unpack(data, position)
-                start = position + STREAM_HEADER_BYTES + EXT_WORD_BYTES * words
-                # That a track has ended is nothing that TIM could say.
-                if start < after or not flags & Flag.END:
-                    yield self._stream(room, source, track, bytes(data[start:after]))
-            else:
-                yield from self._control(bytes(data[position:after]))
-            position = after
-
-    def _stream(self, room: int, source: int, track: int, body: bytes) -> bytes:
-        raise NotImplementedError
-
-    def _control(self, frame: bytes) -> Iterator[bytes]:
+    def _messages(self, data: Buffer) -> list[Buffer]:
+        """Return WebSocket messages, in pieces, one per frame that has something to say."""
         raise NotImplementedError
 
 
 class BigForm(_Form):
     """The frames of a room for who has subscribed in the big-binary form."""
 
-    __slots__ = ("_prefix", "_room")
+    __slots__ = ("_heads", "_prefix", "_room")
 
     def __init__(self) -> None:
         super().__init__()
-        self._room = 0
+        self._room = b""
         self._prefix = b""
+        # What stands before a body, by its size: a stream's frames are alike.
+        self._heads: dict[int, bytes] = {}
 
-    def _stream(self, room: int, source: int, track: int, body: bytes) -> bytes:
-        if room != self._room:
-            self._prefix = packets.encode_big_stream(format_room_id(room).encode("ascii"), b"")
-            self._room = room
-        return encode_message(self._prefix + body)
+    def _messages(self, data: Buffer) -> list[Buffer]:
+        # As much as ten sends cost may not go here: the loop has nothing to spare.
+        unpack = PRELUDE.unpack_from
+        view = memoryview(data)
+        pieces: list[Buffer] = []
+        add = pieces.append
+        position, end = 0, len(data)
+        while position < end:
+            length, kind, flags, _, words = unpack(data, position)
+            after = position + LENGTH_BYTES + length
+            if kind == STREAM:  # all else is a GAP
+                room = data[position + PRELUDE_BYTES : position + _ROOM_END]
+                if room != self._room:
+                    self._begin_room(bytes(room))
+                start = position + STREAM_HEADER_BYTES + EXT_WORD_BYTES * words
+                size = after - start
+                # That a track has ended is nothing that TIM could say.
+                if size or not flags & Flag.END:
+                    add(self._heads.get(size) or self._make_head(size))
+                    add(view[start:after])
+            position = after
+        return pieces
 
-    def _control(self, frame: bytes) -> Iterator[bytes]:
-        return iter(())  # gaps
+    def _begin_room(self, room: bytes) -> None:
+        text = format_room_id(int.from_bytes(room, "big"))
+        self._prefix = packets.encode_big_stream(text.encode("ascii"), b"")
+        self._room = room
+        self._heads.clear()
+
+    def _make_head(self, size: int) -> bytes:
+        if len(self._heads) >= _MAX_HEADS:
+            self._heads.clear()
+        prefix = self._prefix
+        head = self._heads[size] = encode_message_head(len(prefix) + size) + prefix
+        return head
 
 
 class TimForm(_Form):
@@ -141,6 +157,23 @@ class TimForm(_Form):
         self._publisher = ""
         # As unlike those of an earlier life as a clock is, and still a number in JavaScript.
         self._ids = itertools.count(time.time_ns() // 1_000)
+
+    def _messages(self, data: Buffer) -> list[Buffer]:
+        unpack = STREAM_HEADER.unpack_from
+        pieces: list[Buffer] = []
+        position, end = 0, len(data)
+        while position < end:
+            after = position + LENGTH_BYTES + int.from_bytes(data[position : position + 4], "big")
+            if data[position + 4] == STREAM:
+                _, _, flags, track, words, room, source, _, _ = unpack(data, position)
+                start = position + STREAM_HEADER_BYTES + EXT_WORD_BYTES * words
+                # That a track has ended is nothing that TIM could say.
+                if start < after or not flags & Flag.END:
+                    pieces.append(self._stream(room, source, track, bytes(data[start:after])))
+            else:
+                pieces.extend(self._control(bytes(data[position:after])))
+            position = after
+        return pieces
 
     def _stream(self, room: int, source: int, track: int, body: bytes) -> bytes:
         if (room, source) != self._source or not self._publisher:
