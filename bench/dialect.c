@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "dialect.h"
 
 #include <stdio.h>
@@ -85,6 +86,7 @@ enum {
     TIM_SUBSCRIBED = 0x94,
     TIM_PUBLISHED = 0x96,
     TIM_STREAM_HEAD = 36,
+    TIM_INIT_BYTES = 64,
 };
 
 static size_t tim_control(uint8_t *out, uint8_t type, uint32_t request, const void *fields,
@@ -164,7 +166,7 @@ static void tim_stamp(uint8_t *prefix, uint64_t seq, int64_t timestamp_us, uint8
 size_t tim_init_frame(uint8_t *out, const struct stream *stream)
 {
     struct stream small = *stream;
-    small.payload_bytes = 64;
+    small.payload_bytes = TIM_INIT_BYTES;
     size_t at = tim_prefix(out, &small);
     tim_stamp(out, 0, 0, TIM_FLAG_INIT);
     memset(out + at, 'i', small.payload_bytes);
@@ -606,15 +608,146 @@ static size_t relay_prefix(uint8_t *out, const struct stream *stream)
     return 4;
 }
 
+/* -- TIM's own clients, as subscribers: docs/tim.md -------------------------------------- */
+
+enum { ROOM_DIGITS = 11 };
+
+/* A room's id as text. */
+static void room_text(char *out, uint64_t room)
+{
+    static const char digits[] = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
+    out[ROOM_DIGITS] = 0;
+    for (int at = ROOM_DIGITS - 1; at >= 0; at--) {
+        out[at] = digits[room % 58];
+        room /= 58;
+    }
+}
+
+static size_t client_hello(uint8_t *out, const struct stream *stream, bool publisher, unsigned id)
+{
+    (void)stream;
+    (void)publisher;
+    return (size_t)snprintf((char *)out, HELLO_MAX, "\x90{\"name\":\"bench%u\"}", id);
+}
+
+static size_t client_subscribe(uint8_t *out, const struct stream *stream, int form)
+{
+    char room[ROOM_DIGITS + 1];
+    room_text(room, stream->room);
+    return (size_t)snprintf((char *)out, HELLO_MAX,
+                            "\x96{\"rtype\":5,\"node\":\"%s\",\"reqInt\":%d}", room, form);
+}
+
+static size_t client_subscribe_json(uint8_t *out, const struct stream *stream)
+{
+    return client_subscribe(out, stream, 0);
+}
+
+static size_t client_subscribe_big(uint8_t *out, const struct stream *stream)
+{
+    return client_subscribe(out, stream, 1);
+}
+
+static bool holds(const uint8_t *in, size_t size, const char *text)
+{
+    return memmem(in, size, text, strlen(text)) != NULL;
+}
+
+/* An INIT looks like any other frame here; tim_init_frame() says what is in it. */
+static void client_frame(const uint8_t *payload, size_t size, struct item *item)
+{
+    item->kind = ITEM_FRAME;
+    item->payload = payload;
+    item->payload_bytes = size;
+    if (size == TIM_INIT_BYTES) {
+        size_t at = 0;
+        while (at < size && payload[at] == 'i')
+            at++;
+        if (at == size)
+            item->kind = ITEM_INIT;
+    }
+}
+
+static size_t from_base64(uint8_t *out, const uint8_t *in, const uint8_t *end)
+{
+    static const char digits[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    static int8_t values[256];
+    if (!values['B'])
+        for (int i = 0; i < 64; i++)
+            values[(uint8_t)digits[i]] = (int8_t)i;
+    size_t at = 0;
+    for (; in + 4 <= end; in += 4) {
+        uint32_t bits = (uint32_t)values[in[0]] << 18 | (uint32_t)values[in[1]] << 12 |
+                        (uint32_t)values[in[2]] << 6 | (uint32_t)values[in[3]];
+        out[at++] = (uint8_t)(bits >> 16);
+        out[at++] = (uint8_t)(bits >> 8);
+        out[at++] = (uint8_t)bits;
+    }
+    while (at && in[-1] == '=')
+        at--, in--;
+    return at;
+}
+
+static void client_stream_json(const uint8_t *in, size_t size, const char *room,
+                               struct item *item)
+{
+    static uint8_t payload[1 << 20];
+    static const char start[] = "\"body\":\"";
+    char node[40];
+    snprintf(node, sizeof node, "\"VNode\":\"%s\"", room);
+    const uint8_t *body = memmem(in, size, start, sizeof start - 1);
+    const uint8_t *end = body ? memchr(body + sizeof start - 1, '"', size - (size_t)(body - in) -
+                                                                         (sizeof start - 1))
+                              : NULL;
+    if (!end || size > sizeof payload || !holds(in, size < 100 ? size : 100, node)) {
+        bad(item, "a STREAM packet of another room, or without a body", 0);
+        return;
+    }
+    client_frame(payload, from_base64(payload, body + sizeof start - 1, end), item);
+}
+
+static void client_decode(const uint8_t *in, size_t size, bool ready, const struct stream *stream,
+                          struct item *item)
+{
+    char room[ROOM_DIGITS + 1];
+    room_text(room, stream->room);
+    (void)ready;
+    item->bytes = size;
+    item->kind = ITEM_SKIP;
+    switch (in[0]) {
+    case 12:
+        if (!holds(in, size, "\"ok\":true"))
+            bad(item, "an ACK that is not ok", 0);
+        else if (holds(in, size, "\"timType\":22"))
+            item->kind = ITEM_READY;
+        return;
+    case 94:
+        client_stream_json(in + 1, size - 1, room, item);
+        return;
+    case 97:
+        if (size < 2 + ROOM_DIGITS || memcmp(in + 1, room, ROOM_DIGITS) != 0 ||
+            in[1 + ROOM_DIGITS] != 131)
+            bad(item, "a frame of another room", 0);
+        else
+            client_frame(in + 2 + ROOM_DIGITS, size - 2 - ROOM_DIGITS, item);
+        return;
+    default:
+        bad(item, "an unexpected packet", in[0]);
+    }
+}
+
 /* -- the table --------------------------------------------------------------------------- */
 
 static const struct dialect dialects[] = {
-    {"tim", 0, tim_hello, tim_prefix, tim_stamp, tim_decode, tim_pong},
-    {"nats", 2, nats_hello, nats_prefix, NULL, nats_decode, nats_pong},
-    {"redis", 2, redis_hello, redis_prefix, NULL, redis_decode, NULL},
-    {"mqtt", 0, mqtt_hello, mqtt_prefix, NULL, mqtt_decode, NULL},
-    {"raw", 0, raw_hello, raw_prefix, NULL, raw_decode, NULL},
-    {"relay", 0, relay_hello, relay_prefix, NULL, raw_decode, NULL},
+    {"tim", 0, tim_hello, NULL, tim_prefix, tim_stamp, tim_decode, tim_pong},
+    {"nats", 2, nats_hello, NULL, nats_prefix, NULL, nats_decode, nats_pong},
+    {"redis", 2, redis_hello, NULL, redis_prefix, NULL, redis_decode, NULL},
+    {"mqtt", 0, mqtt_hello, NULL, mqtt_prefix, NULL, mqtt_decode, NULL},
+    {"raw", 0, raw_hello, NULL, raw_prefix, NULL, raw_decode, NULL},
+    {"relay", 0, relay_hello, NULL, relay_prefix, NULL, raw_decode, NULL},
+    {"client-json", 0, client_hello, client_subscribe_json, raw_prefix, NULL, client_decode, NULL},
+    {"client-big", 0, client_hello, client_subscribe_big, raw_prefix, NULL, client_decode, NULL},
 };
 
 const struct dialect *dialect_by_name(const char *name)

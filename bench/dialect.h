@@ -1,4 +1,4 @@
-/* The six wire dialects the load generator speaks, free of sockets and clocks.
+/* The eight wire dialects the load generator speaks, free of sockets and clocks.
  *
  * A dialect turns frames into bytes and bytes into items. The same frames, sizes and
  * windows go to every system; only what stands around the payload differs.
@@ -56,6 +56,9 @@ struct dialect {
     size_t suffix_bytes; /* "\r\n" behind the payload, where there is one */
     /* The first bytes of a connection. `id` tells connections apart. */
     size_t (*hello)(uint8_t *out, const struct stream *stream, bool publisher, unsigned id);
+    /* And a second message, where one WebSocket message may hold one request; else NULL. What
+     * arrives is then one item in a message as well, and is decoded when it is whole. */
+    size_t (*second)(uint8_t *out, const struct stream *stream);
     /* What stands before each payload; the same for each frame but for stamp(). */
     size_t (*prefix)(uint8_t *out, const struct stream *stream);
     /* Fill in the frame's number, time and flags; NULL where the prefix is constant. */

@@ -41,6 +41,7 @@ class Load:
     join_at_s: float = 0.0
     join_over_s: float = 0.0
     websocket: bool = False  # how subscribers connect; publishers speak TCP
+    subscribers_speak: str = ""  # a dialect; empty: that of the publishers
     spin: bool = False  # the load generator never sleeps
 
     def shortened(self) -> "Load":
@@ -216,6 +217,7 @@ def run_load(server: Server, load: Load, *, loadgen: Path, core: int | None = No
         f"--dialect={server.dialect}",
         f"--port={','.join(map(str, server.ports))}",
         f"--web-port={server.web_port if load.websocket else 0}",
+        f"--subscriber-dialect={load.subscribers_speak or server.dialect}",
         *load.arguments(),
     ]
     with running(

@@ -141,8 +141,10 @@ int main(int count, char **words)
     prctl(PR_SET_TIMERSLACK, 1ul);
     traffic.options = options;
     traffic.dialect = dialect_by_name(options.dialect);
-    if (!traffic.dialect) {
-        fprintf(stderr, "loadgen: no dialect '%s'\n", options.dialect);
+    traffic.subscriber_dialect = dialect_by_name(options.subscriber_dialect);
+    if (!traffic.dialect || !traffic.subscriber_dialect) {
+        fprintf(stderr, "loadgen: no dialect '%s' or '%s'\n", options.dialect,
+                options.subscriber_dialect);
         return 2;
     }
     traffic.counters = &counters;

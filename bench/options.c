@@ -44,6 +44,7 @@ struct options options_parse(int count, char **words)
         {"hold-ms", 1, 0, FIRST + 14}, {"joiners", 1, 0, FIRST + 15},
         {"join-at", 1, 0, FIRST + 16}, {"join-over", 1, 0, FIRST + 17},
         {"spin", 1, 0, FIRST + 18},      {"web-port", 1, 0, FIRST + 19},
+        {"subscriber-dialect", 1, 0, FIRST + 20},
         {0, 0, 0, 0},
     };
     struct options options = {
@@ -60,6 +61,10 @@ struct options options_parse(int count, char **words)
         }
         if (key == FIRST + 1) {
             options.nodes = parse_ports(optarg, options.ports);
+            continue;
+        }
+        if (key == FIRST + 20) {
+            options.subscriber_dialect = optarg;
             continue;
         }
         double value = number(names[key - FIRST].name, optarg);
@@ -84,6 +89,8 @@ struct options options_parse(int count, char **words)
         case 19: options.web_port = (unsigned)value; break;
         }
     }
+    if (!options.subscriber_dialect)
+        options.subscriber_dialect = options.dialect;
     const char *wrong = NULL;
     if (optind < count)
         wrong = "unexpected words";

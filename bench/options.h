@@ -9,6 +9,7 @@ enum { NODES_MAX = 8 };
 
 struct options {
     const char *dialect;
+    const char *subscriber_dialect; /* of all but publishers */
     unsigned nodes;         /* servers that form one: publishers are at the first, and
                                subscribers at each in turn */
     unsigned ports[NODES_MAX]; /* on 127.0.0.1, and nowhere else */

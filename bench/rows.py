@@ -89,6 +89,18 @@ def _over_websocket(load: Load) -> tuple[Contender, ...]:
     )
 
 
+def _as_clients_of_tims(load: Load) -> tuple[Contender, ...]:
+    """Subscribers as TIM's own clients, in both forms, and beside them ours over WebSocket."""
+    over_websocket = evolve(load, websocket=True)
+    in_json = evolve(over_websocket, subscribers_speak="client-json")
+    in_big_binary = evolve(over_websocket, subscribers_speak="client-big")
+    return (
+        Contender("tim", "tim_web", over_websocket),
+        Contender("TIM's, big binary", "tim_web", in_big_binary),
+        Contender("TIM's, JSON", "tim_web", in_json),
+    )
+
+
 def _at_three_nodes(window: int) -> tuple[Contender, ...]:
     """One publisher, 300 subscribers; in ours the publisher's node is the relay, or another."""
     load = Load(subscribers=300, payload_bytes=1024, window=window)
@@ -277,6 +289,20 @@ ROWS: dict[str, Row] = {
             idle_kib=28,
         ),
         Row(
+            name="T1",
+            title="100 subscribers as TIM's own clients, 128 B, 2,000 frames in flight",
+            contenders=_as_clients_of_tims(Load(subscribers=100, window=2000)),
+            targets=(cpu_within(1.2, "tim", contender="TIM's, big binary"),),
+            runs=3,
+        ),
+        Row(
+            name="T2",
+            title="100 subscribers as TIM's own clients, 16 KiB, 4 frames in flight",
+            contenders=_as_clients_of_tims(R3_LOAD),
+            targets=(cpu_within(1.2, "tim", contender="TIM's, big binary"),),
+            runs=3,
+        ),
+        Row(
             name="C1",
             title="3 nodes, 100 subscribers at each, 1 KiB, 1 frame in flight",
             contenders=_at_three_nodes(window=1),
@@ -294,4 +320,6 @@ ROWS: dict[str, Row] = {
 }
 
 # The rest joins when the server can do what they ask for.
-DEFAULT_ROWS = ("R1", "R2", "R3", "R4", "R5", "R9", "W1", "W2", "W3", "W4", "C1", "C2")
+DEFAULT_ROWS = (
+    *("R1", "R2", "R3", "R4", "R5", "R9", "W1", "W2", "W3", "W4", "T1", "T2", "C1", "C2"),
+)

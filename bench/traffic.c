@@ -68,6 +68,11 @@ static const char *role_name(const struct conn *conn)
     return names[conn->role];
 }
 
+static const struct dialect *dialect_of(const struct traffic *traffic, const struct conn *conn)
+{
+    return conn->role == PUBLISHER ? traffic->dialect : traffic->subscriber_dialect;
+}
+
 static void watch(const struct traffic *traffic, int operation, struct conn *conn,
                   uint32_t events)
 {
@@ -116,10 +121,12 @@ void traffic_start_conn(struct traffic *traffic, struct conn *conn)
 
 static void send_hello(struct traffic *traffic, struct conn *conn)
 {
+    const struct dialect *dialect = dialect_of(traffic, conn);
+    const struct stream *stream = &conn->room->stream;
     uint8_t hello[HELLO_MAX];
-    send_small(conn, hello,
-               traffic->dialect->hello(hello, &conn->room->stream, conn->role == PUBLISHER,
-                                       conn->id));
+    send_small(conn, hello, dialect->hello(hello, stream, conn->role == PUBLISHER, conn->id));
+    if (dialect->second)
+        send_small(conn, hello, dialect->second(hello, stream));
 }
 
 static void on_connected(struct traffic *traffic, struct conn *conn)
@@ -133,7 +140,9 @@ static void on_connected(struct traffic *traffic, struct conn *conn)
     conn->granted = conn->room->stream.subscriber_credit;
     if (conn->is_websocket) {
         uint8_t request[WS_REQUEST_MAX];
-        send_small(conn, request, ws_request(request, traffic->options.web_port));
+        send_small(conn, request,
+                   ws_request(request, traffic->options.web_port,
+                              !dialect_of(traffic, conn)->second));
     } else {
         send_hello(traffic, conn);
     }
@@ -275,7 +284,7 @@ static void check_first(struct traffic *traffic, struct conn *conn, const struct
     if (conn->role != JOINER)
         return;
     conn->next = head->index;
-    if (traffic->dialect->stamp && head->index % traffic->options.key_every != 0)
+    if (traffic->subscriber_dialect->stamp && head->index % traffic->options.key_every != 0)
         fail("joiner %u: the first frame %lu is not a KEY", conn->id, head->index);
     traffic->counters->joined++;
     histogram_add(&traffic->counters->first_frame, now - conn->opened_ns);
@@ -297,7 +306,7 @@ static void on_frame(struct traffic *traffic, struct conn *conn, const struct it
              conn->id, head.index);
     if (!conn->joined)
         check_first(traffic, conn, &head, now);
-    if (traffic->dialect->stamp) {
+    if (traffic->subscriber_dialect->stamp) {
         bool key = head.index % traffic->options.key_every == 0;
         if (item->first != head.index + 1 || item->room != room->stream.room ||
             item->source != room->stream.source || item->flags != (key ? TIM_FLAG_KEY : 0))
@@ -307,7 +316,7 @@ static void on_frame(struct traffic *traffic, struct conn *conn, const struct it
             fail("%s %u: a frame before the INIT", role_name(conn), conn->id);
     }
     if (head.index != conn->next) {
-        if (head.index < conn->next || traffic->dialect->stamp)
+        if (head.index < conn->next || traffic->subscriber_dialect->stamp)
             fail("%s %u: frame %lu after frame %ld", role_name(conn), conn->id, head.index,
                  (long)conn->next - 1);
         skip_to(traffic, conn, head.index);
@@ -379,7 +388,7 @@ static void on_item(struct traffic *traffic, struct conn *conn, const uint8_t *a
         room->credit = item->limit;
         break;
     case ITEM_PING:
-        send_small(conn, answer, traffic->dialect->pong(answer, at, item->bytes));
+        send_small(conn, answer, dialect_of(traffic, conn)->pong(answer, at, item->bytes));
         break;
     case ITEM_CLOSE:
         conn->close_code = item->code;
@@ -420,10 +429,11 @@ static void keep_partial(struct conn *conn, const uint8_t *bytes, size_t size)
 static size_t take_frames(struct traffic *traffic, struct conn *conn, const uint8_t *bytes,
                           size_t size, uint64_t now)
 {
+    const struct dialect *dialect = dialect_of(traffic, conn);
     struct item item = {0};
     size_t at = 0;
     while (at < size) {
-        traffic->dialect->decode(bytes + at, size - at, conn->ready, &conn->room->stream, &item);
+        dialect->decode(bytes + at, size - at, conn->ready, &conn->room->stream, &item);
         if (item.kind == ITEM_MORE)
             break;
         on_item(traffic, conn, bytes + at, &item, now);
@@ -461,6 +471,8 @@ static size_t take_messages(struct traffic *traffic, struct conn *conn, const ui
             at += head;
         }
         size_t here = size - at < conn->message_left ? size - at : conn->message_left;
+        if (here < conn->message_left && traffic->subscriber_dialect->second)
+            break;
         size_t taken = take_frames(traffic, conn, bytes + at, here, now);
         at += taken;
         conn->message_left -= taken;

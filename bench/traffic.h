@@ -58,6 +58,7 @@ struct counters {
 struct traffic {
     struct options options;
     const struct dialect *dialect;
+    const struct dialect *subscriber_dialect; /* of all but publishers */
     int epoll;
     struct room *rooms;
     struct conn *stalled, *joiners;

@@ -6,14 +6,15 @@
 
 enum { MASKED = 0x80, LENGTH_16 = 126, LENGTH_64 = 127 };
 
-size_t ws_request(uint8_t *out, unsigned port)
+size_t ws_request(uint8_t *out, unsigned port, bool own)
 {
     return (size_t)snprintf((char *)out, WS_REQUEST_MAX,
-                            "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nUpgrade: websocket\r\n"
+                            "GET /%s HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nUpgrade: websocket\r\n"
                             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-                            "Sec-WebSocket-Protocol: tim.1\r\n\r\n",
-                            port);
+                            "%s\r\n",
+                            own ? "ws" : "tim", port,
+                            own ? "Sec-WebSocket-Protocol: tim.1\r\n" : "");
 }
 
 size_t ws_response(const uint8_t *in, size_t size)
