@@ -30,7 +30,7 @@ def fuzz(harness: str, seconds: int) -> None:
 
 
 def test_harnesses_were_found() -> None:
-    assert HARNESSES == ["decoder", "session", "tim_packets", "web"]
+    assert HARNESSES == ["decoder", "session", "tim_packets", "tim_port", "web"]
 
 
 @pytest.mark.slow

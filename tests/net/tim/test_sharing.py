@@ -129,8 +129,8 @@ async def test_everyone_publishes_to_everyone_in_bursts_and_order_is_kept() -> N
             seen[name] = await got
 
         async with trio.open_nursery() as nursery:
-            for name, viewer in (("json", json_viewer), ("thrift", thrift_viewer)):
-                nursery.start_soon(read, name, read_tim(viewer, total))
+            for name, theirs in (("json", json_viewer), ("thrift", thrift_viewer)):
+                nursery.start_soon(read, name, read_tim(theirs, total))
             nursery.start_soon(read, "big", read_tim(big_viewer, total))
             nursery.start_soon(read, "tcp", read_ours(tcp_viewer, total))
             nursery.start_soon(read, "web", read_ours(web_viewer, total))
