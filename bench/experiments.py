@@ -1,8 +1,12 @@
 """Running a row: the order of its runs, its special phases, and the verdicts."""
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
 from statistics import median
+from typing import Any
 
 from attrs import Factory, define, evolve, frozen
 
@@ -20,6 +24,7 @@ _STALL_P99_US = 2000.0
 _STALL_RSS_BYTES = 8 << 20
 # Beyond this, a paced run says more about a busy machine than about the server.
 _LATE_US = 5000.0
+_LOG_TIMEOUT_S = 15.0
 _JOIN_FIRST_FRAME_US = 1.5e6
 _JOIN_P99_US = 50e3
 
@@ -159,6 +164,8 @@ def _run_interleaved(result: RowResult, plan: Plan) -> None:
                         sample = run_file(target, load, plan.setup)
                     else:
                         sample = plan.measure(target, load)
+                    if contender.name == "tim" and len(target.pids) == 1:
+                        _note_pauses(result, number, target)
             except BenchError as error:
                 failed.add(contender.name)
                 result.problems.append(f"run {number}: {contender.name}: {error}")
@@ -183,6 +190,19 @@ def _note_trouble(result: RowResult, who: str, sample: Sample) -> None:
         result.notes.append(
             f"{who}: the load generator itself was late by {late_us / 1e3:.1f} ms at p99"
         )
+
+
+def _note_pauses(result: RowResult, number: int, target: Server) -> None:
+    """Say how long the collector stopped the server, in the rows with thousands of connections."""
+    if max(each.load.subscribers + each.load.joiners for each in result.row.contenders) < 1000:
+        return
+    figures = _logged_figures(target)
+    told = [
+        f"{figures[f'gc{generation}_passes']:.0f} of generation {generation}, "
+        f"longest {figures[f'gc{generation}_longest_ms']:.1f} ms"
+        for generation in range(3)
+    ]
+    result.notes.append(f"run {number}: passes of the server's collector: {'; '.join(told)}")
 
 
 def _brief(sample: Sample) -> str:
@@ -318,16 +338,31 @@ def _calibrate(plan: Plan, target: Server) -> float:
     return sample.frames / sample.wall_s
 
 
+def _logged_figures(target: Server) -> dict[str, float]:
+    """What tim_trio logs of itself when it is asked. Raises BenchError if it says nothing."""
+    os.kill(target.pids[0], signal.SIGUSR1)
+    deadline = time.monotonic() + _LOG_TIMEOUT_S
+    while time.monotonic() < deadline:
+        for event in _logged(target):
+            if event.get("event") == "figures":
+                return event
+        time.sleep(0.05)
+    raise BenchError("the server does not tell its figures")
+
+
 def _slow_consumer_closes(target: Server) -> int:
     """How many of the server's log lines carry the code slow_consumer."""
-    closes = 0
+    return sum(event.get("code") == "slow_consumer" for event in _logged(target))
+
+
+def _logged(target: Server) -> Iterator[dict[str, Any]]:
     for line in target.log.read_text(errors="replace").splitlines():
         try:
             event = json.loads(line)
         except ValueError:
             continue
-        closes += isinstance(event, dict) and event.get("code") == "slow_consumer"
-    return closes
+        if isinstance(event, dict):
+            yield event
 
 
 def _judge_stall(result: RowResult, phases: int, closes: int) -> None:

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tim_trio.core.node import Node
 from tim_trio.limits import Limits
+from tim_trio.net.collector_pauses import PASSES
 from tim_trio.net.loop_delay import LoopDelay
 from tim_trio.net.metrics import (
     NodeCollector,
@@ -40,7 +41,7 @@ def test_all_figures_of_the_node_are_there() -> None:
     assert missing == {"connections"}
 
 
-def test_samples() -> None:
+def test_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(Limits(), frames_in=7, bytes_out=8, lagging=9)
     node.count_close(1005)
     node.count_close(1005)
@@ -48,6 +49,7 @@ def test_samples() -> None:
     delay = LoopDelay()
     delay.note(0.002)
     delay.note(2)
+    monkeypatch.setattr(PASSES[2], "longest_s", 0.25)
     samples = scrape(node, delay)
     assert samples["tim_trio_frames_received_total", ""] == 7
     assert samples["tim_trio_sent_bytes_total", ""] == 8
@@ -61,6 +63,11 @@ def test_samples() -> None:
     assert samples["tim_trio_event_loop_delay_seconds_bucket", "+Inf"] == 2
     assert samples["tim_trio_event_loop_delay_seconds_count", ""] == 2
     assert samples["tim_trio_event_loop_delay_seconds_sum", ""] == pytest.approx(2.002)
+    for generation, passes in enumerate(PASSES):
+        name = "tim_trio_garbage_collection_seconds_count"
+        assert samples[name, str(generation)] == passes.count
+    longest = samples["tim_trio_garbage_collection_longest_seconds", "2"]
+    assert longest == PASSES[2].longest_s == 0.25
     assert samples["process_open_fds", ""] > 0
 
 

@@ -21,11 +21,13 @@ from prometheus_client.metrics_core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 
 from tim_trio.core.node import Node
 from tim_trio.errors import TimError
+from tim_trio.net.collector_pauses import PASSES
 from tim_trio.net.loop_delay import BUCKETS_S, LoopDelay
 
 #: Fewer could be guessed.
@@ -121,6 +123,20 @@ class NodeCollector(Collector):
         for limit, count in sorted(self.node.limited.items()):
             limited.add_metric([limit], count)
         yield limited
+        collected = SummaryMetricFamily(
+            "tim_trio_garbage_collection_seconds",
+            "What the garbage collector took, by the oldest generation of the pass.",
+            labels=["generation"],
+        )
+        longest = GaugeMetricFamily(
+            "tim_trio_garbage_collection_longest_seconds",
+            "The longest of these passes.",
+            labels=["generation"],
+        )
+        for generation, passes in enumerate(PASSES):
+            collected.add_metric([str(generation)], passes.count, passes.sum_s)
+            longest.add_metric([str(generation)], passes.longest_s)
+        yield from (collected, longest)
         bounds = [*map(str, BUCKETS_S), "+Inf"]
         yield HistogramMetricFamily(
             "tim_trio_event_loop_delay_seconds",

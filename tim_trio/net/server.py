@@ -24,6 +24,7 @@ from tim_trio.core.session import Session
 from tim_trio.errors import Code, code_label
 from tim_trio.limits import Limits
 from tim_trio.log import StormLimiter, get_logger
+from tim_trio.net import collector_pauses
 from tim_trio.net.admission import Admission
 from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import Arrival, TcpConnection, configure_socket
@@ -145,7 +146,7 @@ class Server:
     def log_figures(self) -> None:
         """Log what the node holds and has done, now."""
         tasks = trio.lowlevel.current_statistics().tasks_living
-        _log.info("figures", **self.node.figures(), tasks=tasks)
+        _log.info("figures", **self.node.figures(), **collector_pauses.figures(), tasks=tasks)
 
     def _check_all_gone(self) -> None:
         # Links to other nodes stay as long as there is anybody whose streams they carry.
