@@ -2,7 +2,7 @@
 
 import pytest
 
-from tim_trio.net.origin import OriginPolicy, host_name
+from tim_trio.net.origin import OriginPolicy, host_name, is_of_a_page
 
 ANY = OriginPolicy()
 LISTED = OriginPolicy(frozenset({"stream.example.org", "10.0.0.7"}))
@@ -104,3 +104,22 @@ def test_listed_pages_may_connect() -> None:
     assert policy.may_connect("http://localhost", "localhost")
     assert not policy.may_connect("http://friend.example", "localhost")
     assert OriginPolicy(origins=frozenset({"*"})).may_connect("https://any.example", "localhost")
+
+
+@pytest.mark.parametrize(
+    "origin, expected",
+    [
+        ("https://github.com/donnie4w/tim", False),
+        ("http://a:80/", False),
+        ("HTTPS://a/b", False),
+        ("https://github.com", True),
+        ("http://localhost:7680", True),
+        ("null", True),
+        ("null/", True),
+        ("", True),
+        ("file:///home/x", True),
+        ("chrome-extension://abc/x", True),
+    ],
+)
+def test_an_origin_with_a_path_is_no_page_s(origin: str, expected: bool) -> None:
+    assert is_of_a_page(origin) is expected

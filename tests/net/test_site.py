@@ -188,6 +188,12 @@ def test_tims_clients_open_their_websocket_without_a_subprotocol() -> None:
     assert status("/tim") is HTTPStatus.UPGRADE_REQUIRED
     assert status("/tim", {**headers, "origin": "http://elsewhere"}) is HTTPStatus.FORBIDDEN
     assert status("/tim", headers, method="HEAD") is HTTPStatus.METHOD_NOT_ALLOWED
+    # What those send that are no pages; the same is no origin of ours elsewhere.
+    theirs = {**headers, "origin": "https://github.com/donnie4w/tim"}
+    assert isinstance(ask("/tim", theirs), TimOpening)
+    assert status("/tim", {**headers, "origin": "https://github.com"}) is HTTPStatus.FORBIDDEN
+    assert status("/tim", {**headers, "origin": "null"}) is HTTPStatus.FORBIDDEN
+    assert status("/ws", {**UPGRADE, **theirs}) is HTTPStatus.FORBIDDEN
 
 
 async def test_tims_clients_ask_for_a_token_by_post() -> None:
@@ -200,6 +206,8 @@ async def test_tims_clients_ask_for_a_token_by_post() -> None:
     assert "Access-Control-Allow-Origin" not in dict(response.headers)
     later = ask("/tim2", {"origin": "http://localhost"}, method="POST")
     assert isinstance(later, Later)
+    theirs = {"origin": "https://github.com/donnie4w/tim"}
+    assert isinstance(ask("/tim2", theirs, method="POST"), Later)
     headers = dict((await later.make()).headers)
     assert headers["Access-Control-Allow-Origin"] == "http://localhost"
     assert status("/tim2") is HTTPStatus.METHOD_NOT_ALLOWED

@@ -83,6 +83,15 @@ class OriginPolicy:
         return theirs is not None and theirs == _with_port(host, port)
 
 
+def is_of_a_page(origin: str) -> bool:
+    """Say whether an ``Origin`` may be one that a browser has sent for a page.
+
+    TIM's own clients that are no pages send one with a path, which no page has.
+    """
+    scheme, separator, rest = origin.partition("://")
+    return not (separator and scheme.lower() in _DEFAULT_PORTS and "/" in rest)
+
+
 def _with_port(host: str, port: str) -> str | None:
     match = _HOST.fullmatch(host)
     return None if match is None else f"{match[1].lower()}:{match[2] or port}"

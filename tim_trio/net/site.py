@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 
 from tim_trio.net.http import Headers, Later, Request, Response, Unservable, plain_text
-from tim_trio.net.origin import OriginPolicy
+from tim_trio.net.origin import OriginPolicy, is_of_a_page
 from tim_trio.net.tim.connection import open_tim
 from tim_trio.net.websocket import Opening, open_websocket
 
@@ -162,20 +162,23 @@ class Site:
         return _serve(page, request)
 
     def _open(self, request: Request, *, is_tim: bool = False) -> Opening:
-        self._check_origin(request)
+        self._check_origin(request, is_tim=is_tim)
         if request.method != "GET":
             raise Unservable(HTTPStatus.METHOD_NOT_ALLOWED, "", (("Allow", "GET"),))
         return open_tim(request) if is_tim else open_websocket(request)
 
-    def _check_origin(self, request: Request) -> None:
-        if not self.policy.may_connect(request.headers.get("origin"), request.host):
+    def _check_origin(self, request: Request, *, is_tim: bool) -> None:
+        origin = request.headers.get("origin")
+        if is_tim and origin is not None and not is_of_a_page(origin):
+            return
+        if not self.policy.may_connect(origin, request.host):
             raise Unservable(
                 HTTPStatus.FORBIDDEN,
                 "this page may not connect; the server's setting web_origins lists who may",
             )
 
     def _post_tim(self, request: Request, caller: Caller) -> Later:
-        self._check_origin(request)
+        self._check_origin(request, is_tim=True)
         if request.method != "POST":
             raise Unservable(HTTPStatus.METHOD_NOT_ALLOWED, "", (("Allow", "POST"),))
 

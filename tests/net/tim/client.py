@@ -52,7 +52,7 @@ def _to_thrift(kind: type[Any], members: dict[str, Any]) -> bytes:
     if kind is structs.TimStream:  # what Thrift requires, ignored there
         members = {"id": 0, "fromNode": "", **members}
     for name, value in members.items():
-        if isinstance(value, dict) and name == "toTid":
+        if name in ("toTid", "roomTid"):
             tid = thrift_reference.CLASSES[structs.Tid]()
             tid.node = value["node"]
             value = tid
@@ -150,7 +150,8 @@ async def tim_client(
 ) -> AsyncIterator[TimClient]:
     """Connect, and sign in unless ``name`` is None."""
     url = f"ws://127.0.0.1:{port}/tim"
-    async with trio_websocket.open_websocket_url(url) as socket:
+    origin = [(b"Origin", b"https://github.com/donnie4w/tim")]  # theirs send it
+    async with trio_websocket.open_websocket_url(url, extra_headers=origin) as socket:
         client = TimClient(form, socket)
         if name is not None:
             await client.sign_in(name, **members)

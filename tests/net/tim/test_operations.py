@@ -217,8 +217,10 @@ async def test_what_is_not_streaming(form: str) -> None:
             assert answer == ACK and refused(kind, 4107)(ack)
         ack = await alice.ask(MESSAGE, msType=2, odType=1, toTid={"node": "bob"})
         assert refused(MESSAGE, 4107)(ack)
+        ack = await alice.ask(MESSAGE, msType=3, odType=5, roomTid={"node": "group"})
+        assert refused(MESSAGE, 4107)(ack)
         assert refused(ROOM, 4107)(await alice.ask(ROOM, rtype=7, node=UNKNOWN))
-        assert running.node.tim_unserved == 10
+        assert running.node.tim_unserved == 11
         await alice.send_raw(bytes((ACK | bit,)) + b"\0\0\0\1")  # answers nothing of ours
         await alice.ping()
 

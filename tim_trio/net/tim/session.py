@@ -321,11 +321,11 @@ class TimSession(Session):
             case Body(value=TimReq() as request):
                 await self._serve_room(request, now)
             case Body(value=TimMessage() as message):
-                if message.od_type != account_streams.STREAMED:
+                receivers = _receivers(message)
+                is_for_group = message.room_tid is not None and not receivers
+                if message.od_type != account_streams.STREAMED or is_for_group:
                     self._count_unserved()
-                await self._stream_to(
-                    _receivers(message), _stamped(message), PacketType.MESSAGE, now
-                )
+                await self._stream_to(receivers, _stamped(message), PacketType.MESSAGE, now)
             case BigString(node=node):
                 await self._stream_to([node], packet, PacketType.BIG_STRING, now)
             case BigBinary(node=node):
@@ -455,6 +455,8 @@ class TimSession(Session):
         kind: PacketType,
         now: float,
     ) -> None:
+        if not receivers:
+            raise room_error(Code.BAD_REQUEST, "to nobody")
         stream_kind, payload = account_streams.to_payload(packet)
         limits = self.manager.node.limits
         if len(payload) > limits.max_account_stream_bytes:
@@ -505,10 +507,7 @@ def _read_push(packet: Packet) -> _Push:
 
 def _receivers(message: TimMessage) -> list[str]:
     to = [message.to_tid.node] if message.to_tid is not None and message.to_tid.node else []
-    receivers = [*to, *message.to_list]
-    if not receivers:
-        raise room_error(Code.BAD_REQUEST, "to nobody")
-    return receivers
+    return [*to, *message.to_list]
 
 
 def _stamped(message: TimMessage) -> TimMessage:
