@@ -27,6 +27,8 @@ import trio
 import tim_trio
 from tests.net.rawclient import HELLO, RawClient
 from tests.net.running import eventually
+from tests.net.tim import client as tims
+from tests.net.tim.client import tim_client
 from tests.test_cli_end_to_end import COMMAND
 from tim_trio.accounts.store import Store, default_database_url
 from tim_trio.accounts.tokens import claims_for, make_token, read_key
@@ -251,6 +253,27 @@ async def mischief(stage: Theatre, secret: str) -> None:
         stage.witness.hear("last words", repr(await client.rest()))
 
 
+async def as_clients_of_tims(stage: Theatre, right: str, wrong: str) -> None:
+    """Sign in, rightly and wrongly, as TIM's own clients do, and send packets that are none."""
+    port = int(stage.web.rpartition(":")[2])
+    hear = stage.witness.hear
+    for form in ("json", "thrift"):
+        async with tim_client(port, None, form) as client:
+            for kind in (tims.AUTH, tims.TOKEN, tims.REGISTER):
+                hear("ack", repr(await client.ask(kind, name="alice", pwd=wrong)))
+                hear("ack", repr(await client.ask(kind, name=wrong, pwd=wrong, token=wrong)))
+                cut = tims.encode(form, kind, {"name": "alice", "pwd": wrong})[:-2]
+                await client.send_raw(cut)
+                hear("ack", await client.socket.get_message())
+                await client.send_raw(bytes((kind | 0x80,)) + f'{{"{wrong}":["{wrong}"]}}'.encode())
+                hear("ack", await client.socket.get_message())
+        async with tim_client(port, None, form) as client:
+            ack = await client.ask(tims.TOKEN, name="alice", pwd=right)
+            token = stage.witness.secret(f"token for once, {form}", ack["n"])
+            await client.sign_in("alice", token=token)
+            hear("ack", repr(await client.ask(tims.AUTH, name="alice", token=token)))
+
+
 async def too_often(stage: Theatre, method: AuthMethod, wrong: str) -> None:
     """Try until the server closes, or asks to wait."""
     async with stage.raw() as client:
@@ -328,6 +351,7 @@ async def test_passwords_sessions_and_invitations(tmp_path: Path) -> None:
             )
         await stage.fails(tim_trio.RoomError, lambda: connect(stage.address, token=f"{forged}.a.b"))
         await mischief(stage, wrong)
+        await as_clients_of_tims(stage, changed, wrong)
         await too_often(stage, AuthMethod.SESSION, forged)
         await too_often(stage, AuthMethod.PASSWORD, wrong)
         # The database is the administrator's alone, and still holds none of them.
