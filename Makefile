@@ -103,7 +103,7 @@ debian-check:
 
 debian-test:
 	@tools/need-programs ffmpeg=ffmpeg ffprobe=ffmpeg cc=gcc,libc6-dev \
-	    node=nodejs npm=npm etcd=etcd-server initdb=postgresql chromium=chromium
+	    node=nodejs npm=npm etcd=etcd-server ip=iproute2 initdb=postgresql chromium=chromium
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.cluster.wires import Machine
+
 _START_S = 20.0
 
 
@@ -78,22 +80,27 @@ class EtcdMember:
 
 @contextlib.contextmanager
 def running_etcd(
-    members: int = 1, *, tls: tuple[str, str, str] | None = None
+    members: int = 1,
+    *,
+    tls: tuple[str, str, str] | None = None,
+    machine: Machine | None = None,
 ) -> Iterator[list[EtcdMember]]:
-    """Run a cluster of etcd; ``tls`` names the files of authority, certificate and key."""
+    """Run a cluster of etcd; ``tls`` names the files of authority, certificate and key,
+    ``machine`` where it is to run."""
     program = shutil.which("etcd")
     if program is None:
         pytest.fail("etcd is missing; `make test` installs it")
     ports = free_ports(2 * members)
     client_ports, peer_ports = ports[:members], ports[members:]
     scheme = "https" if tls else "http"
+    host = machine.address if machine else "127.0.0.1"
     everyone = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(peer_ports))
     # Not on disk where memory will do: etcd waits for every fsync.
     where = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=where) as directory:
         running = []
         for i in range(members):
-            client_url = f"{scheme}://127.0.0.1:{client_ports[i]}"
+            client_url = f"{scheme}://{host}:{client_ports[i]}"
             peer_url = f"http://127.0.0.1:{peer_ports[i]}"
             command = [program, "--name", f"m{i}", "--data-dir", f"{directory}/m{i}"]
             command += ["--listen-client-urls", client_url, "--advertise-client-urls", client_url]
@@ -104,6 +111,8 @@ def running_etcd(
             if tls:
                 command += ["--trusted-ca-file", tls[0], "--cert-file", tls[1]]
                 command += ["--key-file", tls[2]]
+            if machine is not None:
+                command = machine.namespace.inside(*command)
             running.append(EtcdMember(command, client_url, Path(directory) / f"m{i}.log"))
         try:
             for member in running:

@@ -49,6 +49,7 @@ class Links:
 
     Attributes:
         established: by the other node's name.
+        lost: members that could not be reached when we last tried.
     """
 
     manager: RoomManager
@@ -59,6 +60,7 @@ class Links:
     readiness: ReadinessLoop[Arrival]
     host: LinksHost = attrs.field(init=False)
     established: dict[str, NodeLink] = attrs.field(factory=dict, init=False)
+    lost: set[str] = attrs.field(factory=set, init=False)
     _dialing: dict[str, list[Callable[[NodeLink | None], None]]] = attrs.field(
         factory=dict, init=False
     )
@@ -148,6 +150,8 @@ class Links:
 
     def _redial_later(self, peer: str) -> None:
         """Link to a member again that could not be reached, until it can."""
+        if peer in self.membership.nodes:
+            self.lost.add(peer)
         if peer not in self._redialing and peer in self.membership.nodes:
             self._redialing.add(peer)
             self.nursery.start_soon(self._redial, peer)
@@ -157,7 +161,10 @@ class Links:
             pause_s = _FIRST_PAUSE_S
             while not self.membership.expelled.is_set():
                 await trio.sleep(random.uniform(0, pause_s))
-                if peer in self.established or peer not in self.membership.nodes:
+                if peer not in self.membership.nodes:
+                    self.lost.discard(peer)
+                    return
+                if peer in self.established:
                     return
                 if peer not in self._dialing:
                     self._dialing[peer] = []
@@ -209,6 +216,7 @@ class Links:
                 link.close(Code.BYE, now)
                 return
         self.established[link.peer] = link
+        self.lost.discard(link.peer)
         self.log.info("link up", node=link.peer, dialed=link.dialed)
         for use in self._dialing.pop(link.peer, []):
             use(link)

@@ -6,6 +6,7 @@ Source: docs/cluster.md.
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -72,13 +73,20 @@ class Node:
                 await trio.sleep(0.02)
 
     def refuge(self) -> str:
-        """Return the address of another node for a client that has to leave; empty for none."""
+        """Return the address of another node for a client that has to leave; empty for none.
+
+        Not one that we have lost sight of, if there is another: we may be the last
+        to hear that it is gone. And one of the third that started last: in a rolling
+        restart they have it behind them, and their clients need not move again.
+        """
         others = [
-            info.address
+            info
             for info in self.cluster.membership.nodes.values()
             if info.name != self.cluster.me and not info.draining
         ]
-        return random.choice(others) if others else ""
+        found = [info for info in others if info.name not in self.cluster.links.lost] or others
+        found.sort(key=lambda info: info.incarnation, reverse=True)
+        return random.choice(found[: math.ceil(len(found) / 3)]).address if found else ""
 
     @property
     def is_expelled(self) -> bool:
