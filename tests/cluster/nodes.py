@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import trio
@@ -51,8 +51,10 @@ class RunningNode:
         assert found is not None, f"{self.name} has no room {room}"
         return found
 
-    def client(self, account: str) -> contextlib.AbstractAsyncContextManager[Client]:
-        return connect(self.url, account=account)
+    def client(
+        self, account: str, **credentials: Any
+    ) -> contextlib.AbstractAsyncContextManager[Client]:
+        return connect(self.url, account=account, **credentials)
 
     def stop(self) -> None:
         self._scope.cancel()
@@ -64,8 +66,9 @@ class Cloud:
 
     etcd_url: str
     prefix: str
-    limits: Limits
     nursery: trio.Nursery
+    #: Makes a node's server of its name.
+    make_server: Callable[[str], Server]
     nodes: dict[str, RunningNode] = attrs.field(factory=dict)
 
     def __getitem__(self, name: str) -> RunningNode:
@@ -92,7 +95,7 @@ class Cloud:
         settings: dict[str, int],
         task_status: trio.TaskStatus[RunningNode] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        server = Server(self.limits, node_name=name)
+        server = self.make_server(name)
         listeners = open_listeners("127.0.0.1", 0, option="--tcp")
         port = listeners[0].getsockname()[1]
         with trio.CancelScope() as scope:
@@ -129,10 +132,18 @@ class Cloud:
 
 @contextlib.asynccontextmanager
 async def cloud(
-    etcd_url: str, prefix: str, *names: str, limits: Limits | None = None, **settings: int
+    etcd_url: str,
+    prefix: str,
+    *names: str,
+    limits: Limits | None = None,
+    make_server: Callable[[str], Server] | None = None,
+    **settings: int,
 ) -> AsyncIterator[Cloud]:
+    def default_server(name: str) -> Server:
+        return Server(limits or Limits(), node_name=name)
+
     async with trio.open_nursery() as nursery:
-        made = Cloud(etcd_url, prefix, limits or Limits(), nursery)
+        made = Cloud(etcd_url, prefix, nursery, make_server or default_server)
         for name in names:
             await made.add(name, **settings)
         yield made

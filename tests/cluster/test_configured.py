@@ -142,6 +142,13 @@ def test_looking_at_a_cluster(etcd: EtcdMember) -> None:
         (line,) = run(*look, "rooms").stdout.splitlines()
         assert line == f"{room}\tlive\trelay {ranking[0]}\tsecond {ranking[1]}\tby me"
         assert run(*look, "where", room).stdout == f"relay\t{ranking[0]}\nsecond\t{ranking[1]}\n"
+        n1 = ("--server", nodes["n1"].url, "--account", "me")
+        assert run("ban", "account", "mallory", "--reason", "sp\x1bam", *n1).returncode == 0
+        (line,) = run(*look, "bans").stdout.splitlines()
+        assert line.startswith("mallory\t") and line.endswith("\tby me\tspam")
+        assert run(*look, "unban", "mallory").returncode == 0
+        again = run(*look, "unban", "mallory")
+        assert again.returncode == 1 and "mallory is not banned" in again.stderr
         missing = run(*look, "where", "NGhMpCbk2wQ")
         assert missing.returncode == 1 and "does not exist" in missing.stderr
     assert run("cluster", "--cluster", "nonsense", "nodes").returncode == 1

@@ -259,10 +259,10 @@ def change(*, is_news: bool) -> ContactChange:
 async def test_the_other_side_is_told_of_news_alone(manager: RoomManager) -> None:
     alice = enter(manager, "alice")
     bobs = [enter(manager, "bob") for _ in range(2)]
-    tell_contact(manager, alice.member, "bob", change(is_news=False), 0.0)
-    tell_contact(manager, alice.member, "carol", change(is_news=True), 0.0)
+    await tell_contact(manager, alice.member, "bob", change(is_news=False), 0.0)
+    await tell_contact(manager, alice.member, "carol", change(is_news=True), 0.0)
     assert [bob.new() for bob in bobs] == [[], []]
-    tell_contact(manager, alice.member, "bob", change(is_news=True), 0.0)
+    await tell_contact(manager, alice.member, "bob", change(is_news=True), 0.0)
     for bob in bobs:
         assert bob.new() == [ContactChanged(account="alice", state=ContactState.ASKED_BY_THEM)]
 
@@ -270,6 +270,6 @@ async def test_the_other_side_is_told_of_news_alone(manager: RoomManager) -> Non
 async def test_telling_again_and_again_closes_nobody(manager: RoomManager) -> None:
     alice, bob = enter(manager, "alice"), enter(manager, "bob", budget=0)
     for _ in range(10_000):
-        tell_contact(manager, alice.member, "bob", change(is_news=True), 0.0)
+        await tell_contact(manager, alice.member, "bob", change(is_news=True), 0.0)
     assert bob.aborts == 0
     assert not bob.outbox.closed

@@ -12,6 +12,23 @@ from tim_trio.errors import Code, RoomError
 from tim_trio.protocol.messages import Right
 
 
+async def test_a_ban_that_is_lifted_and_set_again_is_told_again() -> None:
+    bans = Bans(most=1)
+    told: list[Revocation] = []
+    bans.add("mallory")
+    bans.lift("mallory")
+    bans.lift("mallory")
+    bans.check("mallory")
+    bans.add("mallory")
+    with pytest.raises(RoomError):
+        bans.check("mallory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bans.run, told.append)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert len({each.number for each in told}) == 2
+
+
 async def test_each_ban_is_told_once_whenever_it_came() -> None:
     bans = Bans()
     told: list[Revocation] = []

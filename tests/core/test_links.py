@@ -19,6 +19,8 @@ from tim_trio.protocol.messages import (
     AuthenticateAnswer,
     AuthMethod,
     Capability,
+    Contact,
+    ContactAction,
     GetRoomInfo,
     Link,
     LinkAnswer,
@@ -168,6 +170,9 @@ class Elsewhere:
         self.log.append(f"finish {type(answer).__name__}")
         return answer
 
+    async def tell(self, account: str, event: bytes) -> None:
+        self.log.append(f"tell {account}")
+
 
 @pytest.fixture
 def elsewhere(manager: RoomManager) -> Elsewhere:
@@ -187,6 +192,16 @@ async def test_what_is_carried_out_here_is_finished_elsewhere(
     # Its answer has been sent by the room itself.
     await alice.ask(Subscribe(room=answer.room, start=StartFrom.GROUP, credit=0))
     assert elsewhere.log == ["prepare Subscribe"]
+
+
+async def test_a_contacts_devices_elsewhere_are_told_of_news_alone(
+    manager: RoomManager, elsewhere: Elsewhere
+) -> None:
+    alice = await Caller(manager).enter("alice")
+    for _ in range(2):
+        await alice.ask(Contact(action=ContactAction.ASK, account="bob"))
+    told = ["prepare Contact", "tell bob", "finish ContactAnswer"]
+    assert elsewhere.log == [*told, "prepare Contact", "finish ContactAnswer"]
 
 
 async def test_an_answer_from_elsewhere_is_the_answer(

@@ -349,7 +349,7 @@ class _World:
 
     def hand_out_bans(self) -> None:
         """Close who was banned, as the server does."""
-        untold = self.authenticator._bans._untold
+        untold = self.authenticator.bans._untold
         while untold:
             revocation = untold.popleft()
             for session in self.gate.sign_ins.revoked(revocation):

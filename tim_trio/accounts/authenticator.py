@@ -13,6 +13,7 @@ from tim_trio.accounts.passwords import PasswordHasher, check_strength
 from tim_trio.accounts.rates import MinuteRates
 from tim_trio.accounts.store import Account, AccountState, Store, check_active
 from tim_trio.core.addresses import network_of
+from tim_trio.core.bans import Bans
 from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.errors import Code, RoomError, room_error
 from tim_trio.limits import Limits
@@ -96,6 +97,8 @@ class StoreAuthenticator:
 
     mode = AuthMode.ACCOUNTS
     capabilities = Capability.ACCOUNTS
+    #: The store has them.
+    bans: Bans | None = None
 
     def __init__(
         self,

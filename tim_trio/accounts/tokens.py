@@ -266,7 +266,7 @@ class TokenAuthenticator:
     def __init__(self, key_file: KeyFile, limits: Limits, *, audience: str = "") -> None:
         self._key_file = key_file
         self._audience = audience
-        self._bans = Bans()
+        self.bans = Bans()
         self._failures = MinuteRates(
             limits.logins_per_minute_per_address, "logins_per_minute_per_address"
         )
@@ -285,7 +285,7 @@ class TokenAuthenticator:
             raise room_error(Code.BAD_CREDENTIALS, str(error)) from None
         if request.account and request.account != identity.account:
             raise room_error(Code.BAD_CREDENTIALS, "the token is somebody else's")
-        self._bans.check(identity.account)
+        self.bans.check(identity.account)
         return attrs.evolve(identity, device=request.device)
 
     async def register(self, request: RegisterAccount, *, address: str) -> None:
@@ -297,7 +297,7 @@ class TokenAuthenticator:
         raise room_error(Code.NOT_SUPPORTED, "this server keeps no accounts")
 
     async def ban(self, account: str) -> None:
-        self._bans.add(account)
+        self.bans.add(account)
 
     async def run(self, revoke: Callable[[Revocation], None]) -> None:
         """Hand out bans, and follow the key file.
@@ -305,7 +305,7 @@ class TokenAuthenticator:
         Who is signed in stays so until the token's own end, whatever the key.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._bans.run, revoke)
+            nursery.start_soon(self.bans.run, revoke)
             await self._follow_key_file()
 
     async def _follow_key_file(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,25 @@ def where(etcd: dict[str, Any], room: str) -> int:
     return run(functools.partial(_where, etcd, room))
 
 
+@cluster.command()
+@click.pass_obj
+def bans(etcd: dict[str, Any]) -> int:
+    """List the accounts that operators have banned (with auth = "accounts": `account list`)."""
+    return run(functools.partial(_bans, etcd))
+
+
+@cluster.command()
+@click.argument("account")
+@click.pass_obj
+def unban(etcd: dict[str, Any], account: str) -> int:
+    """Let a banned account in again."""
+    return run(functools.partial(_unban, etcd, account))
+
+
+def _printable(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())
+
+
 def _prefix() -> str:
     from tim_trio.cluster.service import PREFIX
 
@@ -129,6 +149,27 @@ async def _where(etcd: dict[str, Any], room: str) -> int:
         click.echo(f"{role}\t{name}")
     for source in sorted(sources, key=lambda source: source.number):
         click.echo(f"source {source.number}\t{source.node}\t{source.account}")
+    return 0
+
+
+async def _bans(etcd: dict[str, Any]) -> int:
+    from tim_trio.cluster.bans import list_bans
+    from tim_trio.cluster.etcd import open_etcd
+
+    async with open_etcd(**etcd) as client:
+        for record in await list_bans(client, _prefix()):
+            when = datetime.fromtimestamp(record.at_ms / 1000, UTC).isoformat(timespec="seconds")
+            click.echo(f"{record.account}\t{when}\tby {record.by}\t{_printable(record.reason)}")
+    return 0
+
+
+async def _unban(etcd: dict[str, Any], account: str) -> int:
+    from tim_trio.cluster.bans import lift_ban
+    from tim_trio.cluster.etcd import open_etcd
+
+    async with open_etcd(**etcd) as client:
+        if not await lift_ban(client, _prefix(), account):
+            raise click.ClickException(f"{_printable(account)} is not banned")
     return 0
 
 

@@ -9,13 +9,14 @@ Source: protocol.md, sections 7 to 12.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Final
 
 import attrs
 import trio
 
+from tim_trio.cluster.bans import SharedBans
 from tim_trio.cluster.cluster import Cluster
+from tim_trio.cluster.devices import Devices
 from tim_trio.cluster.directory import EtcdDirectory
 from tim_trio.cluster.link import NodeLink
 from tim_trio.cluster.room import SharedRoom
@@ -25,7 +26,6 @@ from tim_trio.core.figures import load_bytes, room_for_entries
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.outbox import Outbox
-from tim_trio.core.relations import Verdict
 from tim_trio.core.requests import carry_out
 from tim_trio.core.session import Session
 from tim_trio.errors import (
@@ -40,13 +40,10 @@ from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.messages import (
     AccountSend,
     AccountSendAnswer,
-    AccountStream,
     AskToPush,
     AskToPushAnswer,
     Ban,
     BanKind,
-    Delivery,
-    DeliveryStatus,
     Error,
     Figure,
     Forward,
@@ -149,6 +146,12 @@ class Requests:
 
     cluster: Cluster
     gate: Gate[Session]
+    #: Where accounts are somebody else's.
+    bans: SharedBans | None = None
+    devices: Devices = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.devices = Devices(self.cluster, self.gate.relations, self._forward)
 
     @property
     def manager(self) -> RoomManager:
@@ -200,10 +203,9 @@ class Requests:
             return None
         if isinstance(member, ForwardedMember):
             return None  # who forwards has picked the node
-        frame = await self._forward(node, member.account, encode(request, 1), int(member.rights))
-        if frame is None:
+        answer = await self._forward(node, member.account, encode(request, 1), int(member.rights))
+        if answer is None:
             raise room_error(Code.PATH_LOST)
-        answer = _read(frame)
         if isinstance(answer, Error):
             raise room_error(answer.code, answer.text, retry_after_ms=answer.retry_after_ms)
         return answer
@@ -260,11 +262,10 @@ class Requests:
         for node in ranking[:2]:
             if node == self.cluster.me:
                 return await self._as_relay(member, request, now)
-            frame = await self._forward(
+            answer = await self._forward(
                 node, member.account, encode(request, 1), int(member.rights)
             )
-            if frame is not None:
-                answer = _read(frame)
+            if answer is not None:
                 if isinstance(answer, Error):
                     raise room_error(answer.code, answer.text, retry_after_ms=answer.retry_after_ms)
                 return answer
@@ -291,7 +292,7 @@ class Requests:
         except CreatorAbsent:
             pass
         event = PushAsked(room=room.number, account=member.account, message=request.message)
-        elsewhere = await self._tell_elsewhere(room.creator, encode(event))
+        elsewhere, _ = await self.devices.tell(room.creator, encode(event))
         if not here + elsewhere:
             raise room_error(Code.CREATOR_ABSENT)
         if not here:
@@ -324,19 +325,20 @@ class Requests:
     # After it was carried out here
 
     async def finish(self, member: Member, request: object, answer: object, now: float) -> object:
-        try:
-            match request, answer:
-                case Grant(), _:
-                    event = encode(PushGranted(room=request.room))
-                    await self._tell_elsewhere(request.account, event)
-                case NodeFigures(), NodeFiguresAnswer():
-                    return self._with_nodes(answer)
-                case RoomFigures(), RoomFiguresAnswer():
-                    return self._with_rankings(answer)
-                case AccountSend(), AccountSendAnswer():
-                    return await self._deliver_elsewhere(member, request, answer)
-        except ClusterError as error:
-            self.cluster.log.warning("other nodes were not told", error=str(error))
+        match request, answer:
+            case Grant(), _:
+                await self.tell(request.account, encode(PushGranted(room=request.room)))
+            case NodeFigures(), NodeFiguresAnswer():
+                return self._with_nodes(answer)
+            case RoomFigures(), RoomFiguresAnswer():
+                return self._with_rankings(answer)
+            case AccountSend(), AccountSendAnswer():
+                return await self.devices.send_on(member.account, request, answer)
+            case Ban(kind=BanKind.ACCOUNT), _ if self.bans is not None:
+                try:
+                    await self.bans.share(request.account, member.account, request.reason)
+                except ClusterError as error:
+                    raise _unavailable(error) from error
         return answer
 
     def _with_nodes(self, answer: NodeFiguresAnswer) -> NodeFiguresAnswer:
@@ -366,42 +368,15 @@ class Requests:
             rooms.append(ranked)
         return attrs.evolve(answer, rooms=rooms)
 
-    async def _deliver_elsewhere(
-        self, member: Member, request: AccountSend, answer: AccountSendAnswer
-    ) -> AccountSendAnswer:
-        names = [delivery.account for delivery in answer.deliveries]
-        verdicts = await self.gate.relations.verdicts(member.account, names)
-        event = encode(
-            AccountStream(account=member.account, kind=request.kind, payload=request.payload)
-        )
-        deliveries = []
-        for delivery, verdict in zip(answer.deliveries, verdicts, strict=True):
-            told = 0
-            if verdict is Verdict.DELIVER:
-                told = await self._tell_elsewhere(delivery.account, event)
-            if told:
-                delivery = Delivery(
-                    account=delivery.account,
-                    status=DeliveryStatus.DELIVERED,
-                    devices=delivery.devices + told,
-                )
-            deliveries.append(delivery)
-        return AccountSendAnswer(deliveries=deliveries)
+    async def tell(self, account: str, event: bytes) -> None:
+        try:
+            await self.devices.tell(account, event)
+        except ClusterError as error:
+            self.cluster.log.warning("other nodes were not told", error=str(error))
 
-    async def _tell_elsewhere(self, account: str, event: bytes) -> int:
-        """Hand an event to an account's connections at other nodes; return how many."""
-        told = 0
-        for node in await self.cluster.directory.nodes_of(account):
-            if node == self.cluster.me or node not in self.cluster.membership.nodes:
-                continue
-            frame = await self._forward(node, account, event, 0)
-            answer = None if frame is None else _read(frame)
-            if isinstance(answer, AskToPushAnswer):
-                told += answer.told
-        return told
-
-    async def _forward(self, node: str, account: str, frame: bytes, rights: int) -> bytes | None:
-        """Have a frame carried out at a node; None where it cannot be reached."""
+    async def _forward(self, node: str, account: str, frame: bytes, rights: int) -> object | None:
+        """Have a frame carried out at a node and return the answer; None where it cannot
+        be reached, or takes no more now."""
         answers: list[bytes] = []
         done = trio.Event()
 
@@ -411,7 +386,7 @@ class Requests:
             done.set()
 
         def send(link: NodeLink | None) -> None:
-            if link is None:
+            if link is None or not self._has_room(link, len(frame)):
                 done.set()
             else:
                 forward = Forward(account=account, frame=frame, rights=rights)
@@ -420,7 +395,14 @@ class Requests:
         with trio.move_on_after(_FORWARD_S):
             self.cluster.links.with_link(node, send)
             await done.wait()
-        return answers[0] if answers else None
+        return _read(answers[0]) if answers else None
+
+    def _has_room(self, link: NodeLink, size: int) -> bool:
+        """Say whether a frame may wait for a node: the streams over its link are not to
+        end because accounts here say more than it takes."""
+        bound = self.manager.node.limits.control_backlog_bytes // 2
+        waiting = link.outbox.control.pending_bytes
+        return not waiting or waiting + size <= bound
 
     # What other nodes forward
 
@@ -449,10 +431,12 @@ class Requests:
             (frame,) = decoder.feed(forward.frame)
             if not isinstance(frame, ControlFrame):
                 raise UnreadableFields("not a control frame")
-            if _FIRST_EVENT <= frame.type <= _LAST_EVENT:
-                told = self._tell_here(forward, now)
-                return AskToPushAnswer(told=told), 1
             request = decode(frame.type, frame.fields)
+            if _FIRST_EVENT <= frame.type <= _LAST_EVENT:
+                told = self.devices.take(forward.account, request, forward.frame)
+                if told is None:
+                    raise UnreadableFields("not an event for an account")
+                return AskToPushAnswer(told=told), 1
         except (RemoteProtocolError, UnreadableFields, ValueError):
             return _error_of(room_error(Code.BAD_REQUEST), 0), 1
         outbox = Outbox(len, self.manager.node, start_writer=_never, on_abort=_never)
@@ -466,32 +450,6 @@ class Requests:
         if answer is None:
             answer = _error_of(room_error(Code.NOT_SUPPORTED), frame.type)
         return answer, frame.request_id
-
-    def _tell_here(self, forward: Forward, now: float) -> int:
-        told = 0
-        for member in tuple(self.manager.members_of(forward.account)):
-            if not member.outbox.closed:
-                limits = self.manager.node.limits
-                told += member.inbox.put(forward.frame, "node", member.outbox, limits, now)
-        return told
-
-    # Who is where
-
-    def on_presence(self, account: str, is_here: bool) -> None:
-        self.cluster.nursery.start_soon(
-            functools.partial(self._note_presence, account, is_here=is_here)
-        )
-
-    async def _note_presence(self, account: str, *, is_here: bool) -> None:
-        cluster = self.cluster
-        try:
-            if is_here:
-                lease = cluster.membership.lease
-                await cluster.directory.set_online(account, cluster.me, lease)
-            if not self.manager.members_of(account):
-                await cluster.directory.set_offline(account, cluster.me)
-        except ClusterError as error:
-            cluster.log.warning("presence was not recorded", error=str(error))
 
 
 def _never() -> None:

@@ -14,12 +14,15 @@ from collections.abc import AsyncIterator, Sequence
 import attrs
 import trio
 
+from tim_trio.cluster.bans import SharedBans
 from tim_trio.cluster.cluster import Cluster
 from tim_trio.cluster.directory import EtcdDirectory
 from tim_trio.cluster.etcd import EtcdClient, open_etcd
 from tim_trio.cluster.links import Links
 from tim_trio.cluster.membership import LEASE_S, Membership, NodeInfo, new_incarnation
+from tim_trio.cluster.presence import Presence
 from tim_trio.cluster.requests import ManagersDirectory, Requests
+from tim_trio.core.relations import MemoryRelations
 from tim_trio.errors import ClusterError
 from tim_trio.log import get_logger
 from tim_trio.net.client.plain_nursery import open_plain_nursery
@@ -131,13 +134,23 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
             fanout=settings.fanout,
         )
         membership.on_change = cluster.members_changed
-        requests = Requests(cluster, server.gate)
+        if isinstance(server.gate.relations, MemoryRelations):
+            _log.warning("contacts and blocks hold on this node alone: set database_url")
+        bans = server.authenticator.bans
+        shared = SharedBans(client, settings.prefix, bans, _log) if bans is not None else None
+        requests = Requests(cluster, server.gate, shared)
+        presence = Presence(
+            membership, directory, _log, lambda account: bool(server.manager.members_of(account))
+        )
         cluster.on_forward = requests.on_forward
         server.manager.directory = ManagersDirectory(directory, nursery)
         server.manager.elsewhere = requests
-        server.manager.on_presence = requests.on_presence
+        server.manager.on_presence = lambda account, _: presence.note(account)
         server.gate.links = links
         await nursery.start(membership.run)
+        if shared is not None:
+            await nursery.start(shared.run)
+        nursery.start_soon(presence.run)
         nursery.start_soon(cluster.follow_members)
         nursery.start_soon(cluster.run)
         try:

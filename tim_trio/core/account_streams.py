@@ -98,7 +98,7 @@ def _deliver(
     return DeliveryStatus.OFFLINE, 0
 
 
-def tell_contact(
+async def tell_contact(
     manager: RoomManager, member: Member, other: str, change: ContactChange, now: float
 ) -> None:
     """Tell the other side of a CONTACT what has changed for it, where there is room.
@@ -111,3 +111,5 @@ def tell_contact(
     event = encode(ContactChanged(account=member.account, state=change.other_state))
     for connection in tuple(manager.members_of(other)):
         connection.inbox.put(event, member.account, connection.outbox, manager.node.limits, now)
+    if manager.elsewhere is not None:
+        await manager.elsewhere.tell(other, event)

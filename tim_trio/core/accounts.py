@@ -80,6 +80,10 @@ class Authenticator(Protocol):
     #: What it adds to WELCOME's capabilities.
     capabilities: Capability
 
+    @property
+    def bans(self) -> Bans | None:
+        """Whom it has banned, where it keeps that in memory alone."""
+
     async def authenticate(
         self, request: Authenticate, *, address: str, is_loopback: bool
     ) -> Identity:
@@ -132,7 +136,7 @@ class OpenAuthenticator:
     capabilities = Capability(0)
 
     def __init__(self) -> None:
-        self._bans = Bans()
+        self.bans = Bans()
 
     async def authenticate(
         self, request: Authenticate, *, address: str, is_loopback: bool
@@ -141,7 +145,7 @@ class OpenAuthenticator:
             raise room_error(Code.NOT_SUPPORTED, "this server takes names only")
         if not is_account_name(request.account):
             raise room_error(Code.BAD_REQUEST, "not an account name")
-        self._bans.check(request.account)
+        self.bans.check(request.account)
         rights = Right.REGISTER_ROOMS
         if is_loopback:
             rights |= Right.OPERATOR
@@ -156,10 +160,10 @@ class OpenAuthenticator:
         raise room_error(Code.NOT_SUPPORTED, "this server keeps no accounts")
 
     async def ban(self, account: str) -> None:
-        self._bans.add(account)
+        self.bans.add(account)
 
     async def run(self, revoke: Callable[[Revocation], None]) -> None:
-        await self._bans.run(revoke)
+        await self.bans.run(revoke)
 
 
 @attrs.define(eq=False)

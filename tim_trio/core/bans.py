@@ -1,13 +1,14 @@
 """Accounts that an operator has banned, where the accounts are somebody else's.
 
-In memory: they are let in again when the server is started anew. Whoever keeps
-the accounts can shut them out for good.
+In memory: they are let in again when the server is started anew, unless somebody
+further up remembers. Whoever keeps the accounts can shut them out for good.
 
 Source: protocol.md, section 11.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -31,6 +32,7 @@ class Bans:
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
         self._banned: set[str] = set()
+        self._numbers = itertools.count(1)
         self._untold: deque[Revocation] = deque()
         self._changed = trio.Event()
 
@@ -50,8 +52,14 @@ class Bans:
         if len(self._banned) >= self._most:
             raise room_error(Code.UNAVAILABLE, "this server's memory for bans is full")
         self._banned.add(account)
-        self._untold.append(Revocation(number=len(self._banned), account=account, code=Code.BANNED))
+        self._untold.append(
+            Revocation(number=next(self._numbers), account=account, code=Code.BANNED)
+        )
         self._changed.set()
+
+    def lift(self, account: str) -> None:
+        """Let an account in again. Idempotent."""
+        self._banned.discard(account)
 
     async def run(self, revoke: Callable[[Revocation], None]) -> None:
         """Call ``revoke`` for each ban. Runs until cancelled."""

@@ -82,7 +82,14 @@ class Elsewhere(Protocol):
         """
 
     async def finish(self, member: Member, request: object, answer: object, now: float) -> object:
-        """Carry out the other nodes' part of what was carried out here; return the answer."""
+        """Carry out the other nodes' part of what was carried out here; return the answer.
+
+        Raises:
+            RoomError: the answer is ERROR; to try again does no harm.
+        """
+
+    async def tell(self, account: str, event: bytes) -> None:
+        """Hand an event to an account's connections at other nodes, where there is room."""
 
 
 def draw_room_id() -> int:
@@ -131,9 +138,10 @@ class RoomManager:
 
     def enter(self, member: Member) -> None:
         """A connection has authenticated."""
-        if self.on_presence is not None and member.account not in self._members:
+        members = self._members.setdefault(member.account, set())
+        members.add(member)
+        if self.on_presence is not None and len(members) == 1:
             self.on_presence(member.account, True)
-        self._members.setdefault(member.account, set()).add(member)
 
     def leave(self, member: Member, *, clean: bool, now: float, revoked: bool = False) -> None:
         """A connection is gone: end its subscriptions and, after a linger, its sources.

@@ -102,7 +102,7 @@ async def _carry_out(
             return AccountSendAnswer(deliveries=deliveries)
         case Contact(action=action, account=other):
             change = await relations.contact(member.account, action, other)
-            account_streams.tell_contact(manager, member, other, change, now)
+            await account_streams.tell_contact(manager, member, other, change, now)
             return ContactAnswer(state=change.state)
         case ListContacts(after=after, limit=limit):
             page = await relations.list_contacts(member.account, after, limit)
