@@ -72,14 +72,21 @@ _FOREIGN_ELEMENTS = """() => [...document.querySelectorAll(
 )].map((each) => each.outerHTML)"""
 
 
-def test_a_link_that_is_a_script(site: str, visit: Visit) -> None:
+def test_links_that_are_scripts_or_lead_nowhere(site: str, visit: Visit) -> None:
+    script = quote("<img src=x onerror=\"document.title='mine'\">")
+    visitor = visit(f"{site}#watch={script}", name="vera")
+    page = visitor.page
     for view in ("watch", "meet"):
-        script = quote("<img src=x onerror=\"document.title='mine'\">")
-        visitor = visit(f"{site}#{view}={script}", name="vera")
-        visitor.page.wait_for_selector("main h1")
-        visitor.page.wait_for_selector("text=<img src")
-        assert visitor.evaluate("() => document.querySelectorAll('main img').length") == 0
-        assert "mine" not in visitor.page.title()
+        visitor.evaluate("view => { location.hash = view }", f"{view}={script}")
+        page.wait_for_selector("main :text('<img src')")
+        assert page.locator("main img").count() == 0
+        assert "mine" not in page.title()
+    # Whoever made them, they lead to the start.
+    for address in ("%", "__proto__", "constructor=x", "toString", "nothing", "%ff", "="):
+        visitor.evaluate("address => { location.hash = 'meeting' }")
+        page.wait_for_selector("h1:has-text('New meeting')")
+        visitor.evaluate("address => { location.hash = address }", address)
+        page.wait_for_selector("h1:has-text('Share live')")
 
 
 def test_pages_of_others(elsewhere: str, visit: Visit) -> None:

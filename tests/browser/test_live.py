@@ -73,7 +73,8 @@ def test_a_frozen_viewer_comes_back_to_the_live_edge(site: str, visit: Visit) ->
         viewer.evaluate(_NOTE_DRAWING)
     debugger = frozen.page.context.new_cdp_session(frozen.page)
     debugger.send("Debugger.enable")
-    moved = []
+    backs, moves = [], []
+    # A busy machine may spoil a round, but not each of them.
     for _ in range(3):
         other.evaluate("() => { drawn.length = 0 }")
         frozen.evaluate("() => { drawn.length = 0 }")
@@ -85,20 +86,18 @@ def test_a_frozen_viewer_comes_back_to_the_live_edge(site: str, visit: Visit) ->
         # On this machine's clock, like what the page notes.
         thawed = time.time() * 1000
         debugger.send("Debugger.resume")
-        time.sleep(2.5)
-        during = _intervals(other.evaluate("() => drawn.splice(0)"))
         # Its first pictures after the pause are old ones, until it has caught up.
-        drawn = frozen.evaluate("() => drawn")
-        assert max(_intervals(drawn)) > 4000, "it was not frozen"
-        back = next(at for at, age in drawn if at > thawed and age < usual + 250) - thawed
-        print("back at the live edge after ms:", round(back), "usual age:", round(usual))
-        assert back < 1000
-        moved.append(_p99(during) - _p99(before))
-        print("the other's p99 between pictures moved by ms:", round(moved[-1], 1))
-        if moved[-1] < 20:
+        live = frozen.page.wait_for_function(_IS_LIVE, arg=[thawed, usual + 250], polling=50)
+        backs.append(live.json_value() - thawed)
+        during = _intervals(other.evaluate("() => drawn.splice(0)"))
+        assert max(_intervals(frozen.evaluate("() => drawn"))) > 4000, "it was not frozen"
+        moves.append(_p99(during) - _p99(before))
+        print("back at the live edge after ms:", round(backs[-1]), "usual age:", round(usual))
+        print("the other's p99 between pictures moved by ms:", round(moves[-1], 1))
+        if backs[-1] < 1000 and moves[-1] < 20:
             break
-        # A busy machine moves it as well, but not each time in this direction.
-    assert min(moved) < 20
+    assert min(backs) < 1000
+    assert min(moves) < 20
     assert frozen.check_pattern() == []
 
 
@@ -109,6 +108,10 @@ def _intervals(drawn: list[list[float]]) -> list[float]:
 def _p99(values: list[float]) -> float:
     return sorted(values)[int(len(values) * 0.99)]
 
+
+#: When the first picture after a moment was drawn that was no older than so many ms.
+_IS_LIVE = """([since, age]) =>
+  drawn.find(([at, old]) => at > since && old < age)?.[0]"""
 
 #: Note when each picture is drawn, and how old it then is.
 _NOTE_DRAWING = """() => {

@@ -96,6 +96,7 @@ function showWho() {
   who.hidden = client === null;
   say(who, client?.account ?? "");
   setPhrase(who, "title", t(session.needs === Needs.name ? "who.change" : "who.sign_out"));
+  dot.hidden = client === null; // then the view says why
   dot.dataset.state = connected ? "up" : client === null ? "down" : "away";
   const state = t(connected ? "state.up" : client === null ? "state.down" : "state.away");
   setPhrase(dot, "aria-label", state);
