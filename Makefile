@@ -107,4 +107,4 @@ debian-test:
 
 debian-bench:
 	@tools/need-programs nats-server=nats-server redis-server=redis-server \
-	    mosquitto=mosquitto etcd=etcd-server cc=gcc,libc6-dev node=nodejs npm=npm
+	    mosquitto=mosquitto nginx=nginx-light,libnginx-mod-rtmp etcd=etcd-server cc=gcc,libc6-dev node=nodejs npm=npm

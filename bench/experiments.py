@@ -16,6 +16,7 @@ from bench.load import Latency, Load, Sample, run_load
 from bench.peers import Server, Setup
 from bench.processes import BenchError
 from bench.rows import BEST_PEER, BROKERS, R3_LOAD, Contender, Kind, Row, Target
+from bench.rtmp import run_rtmp
 
 # What the row R9 allows the others' p99 to move by, whichever is more.
 _STALL_P99_SHARE = 0.10
@@ -162,6 +163,8 @@ def _run_interleaved(result: RowResult, plan: Plan) -> None:
                     load = plan.load_of(contender)
                     if result.row.kind is Kind.FILE:
                         sample = run_file(target, load, plan.setup)
+                    elif target.dialect == "rtmp":
+                        sample = run_rtmp(target, load)
                     else:
                         sample = plan.measure(target, load)
                     if contender.name == "tim" and len(target.pids) == 1:

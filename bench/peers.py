@@ -49,6 +49,24 @@ log_type error
 log_type warning
 """
 
+#: Larger queues than its own, so that it drops no frames.
+_NGINX_RTMP = """\
+load_module modules/ngx_rtmp_module.so;
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log stderr error;
+worker_rlimit_nofile 65536;
+events {{ worker_connections 65536; }}
+rtmp {{
+    server {{
+        listen 127.0.0.1:{port};
+        out_queue 4096;
+        application live {{ live on; }}
+    }}
+}}
+"""
+
 
 @frozen(kw_only=True)
 class Setup:
@@ -151,6 +169,12 @@ def _mosquitto(setup: Setup, folder: Path, port: int) -> list[str]:
     return ["mosquitto", "-c", str(config)]
 
 
+def _nginx_rtmp(setup: Setup, folder: Path, port: int) -> list[str]:
+    config = folder / "nginx.conf"
+    config.write_text(_NGINX_RTMP.format(port=port, folder=folder))
+    return ["nginx", "-e", "stderr", "-c", str(config)]
+
+
 def _floor(setup: Setup, folder: Path, port: int) -> list[str]:
     return [str(setup.programs.floor)]
 
@@ -192,6 +216,7 @@ SYSTEMS = {
     "nats": System("nats", _nats, ("nats-server", "--version")),
     "redis": System("redis", _redis, ("redis-server", "--version")),
     "mosquitto": System("mqtt", _mosquitto, ("mosquitto", "-h")),
+    "nginx_rtmp": System("rtmp", _nginx_rtmp, ("nginx", "-v")),
     "floor": System("raw", _floor, ("cc", "--version"), announces_port=True),
     "pipe": System("raw", _pipe, ("cc", "--version"), announces_port=True),
     "websockets": System(

@@ -208,6 +208,7 @@ ROWS: dict[str, Row] = {
                 Contender("tim", "tim", _SMALL_FRAMES),
                 Contender("tim, gathered", "tim", evolve(_SMALL_FRAMES, gather_ms=50)),
                 Contender("nats", "nats", _SMALL_FRAMES),
+                Contender("nginx-rtmp", "nginx_rtmp", _SMALL_FRAMES),
                 Contender("floor", "floor", _SMALL_FRAMES),
             ),
             targets=(cpu_within(0.45, "tim", contender="tim, gathered"),),
