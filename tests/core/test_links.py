@@ -109,10 +109,11 @@ async def node(manager: RoomManager, links: LinksGate) -> Caller:
 
 
 async def test_a_node_proves_itself_and_links(node: Caller, links: LinksGate) -> None:
-    assert node.session.is_signed_in is False
+    known: list[Session] = []
+    node.session.gate.on_known = known.append
     answer = await node.ask(PROOF)
     assert answer == AuthenticateAnswer(account="", rights=0, session_token=b"", expires_ms=0)
-    assert bool(node.session.is_signed_in)
+    assert known == [node.session]
     assert await node.ask(Link(node="n2", incarnation=9)) == LinkAnswer(
         node=node.manager.node_name, incarnation=5
     )
@@ -126,11 +127,14 @@ async def test_a_node_proves_itself_and_links(node: Caller, links: LinksGate) ->
 
 
 async def test_a_wrong_proof_counts_as_a_failed_login(node: Caller) -> None:
+    known: list[Session] = []
+    node.session.gate.on_known = known.append
     wrong = Authenticate(method=AuthMethod.NODE, account="n2", secret=b"?", device="")
     for _ in range(node.manager.node.limits.max_failed_logins):
         assert await node.refusal(wrong) is Code.BAD_CREDENTIALS
     with closes_with(Code.AUTHENTICATION_FAILED):
         await node.ask(wrong)
+    assert not known
 
 
 async def test_who_is_in_cannot_become_another(node: Caller) -> None:

@@ -365,6 +365,8 @@ async def test_the_authenticator_decides_and_the_sign_in_is_written_down(
     manager: RoomManager,
 ) -> None:
     gate = gate_of(FakeAuthenticator(rights=Right.OPERATOR, session_token=b"hush", expires_at=12.5))
+    known: list[Session] = []
+    gate.on_known = known.append
     caller = Caller(manager, gate=gate)
     await caller.ask(HELLO)
     assert await caller.ask(authenticate("alice")) == AuthenticateAnswer(
@@ -372,7 +374,7 @@ async def test_the_authenticator_decides_and_the_sign_in_is_written_down(
     )
     assert isinstance(gate.authenticator, FakeAuthenticator)
     assert gate.authenticator.asked == [(authenticate("alice"), "192.0.2.7")]
-    assert gate.sign_ins.expired(12.5) == [caller.session]
+    assert gate.sign_ins.expired(12.5) == known == [caller.session]
     caller.session.end(0.0)
     assert len(gate.sign_ins) == 0
 

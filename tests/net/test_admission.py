@@ -28,20 +28,18 @@ class Door:
     dropped: list[Visitor] = attrs.Factory(list)
 
     def __attrs_post_init__(self) -> None:
-        self.admission = Admission(
-            Node(self.limits), lambda visitor: visitor.is_known, self.dropped.append
-        )
+        self.admission = Admission(Node(self.limits), self.dropped.append)
 
-    def come(self, address: str = "192.0.2.1", *, is_known: bool = False) -> Visitor | Code:
+    def come(self, address: str = "192.0.2.1") -> Visitor | Code:
         refusal = self.admission.refusal(address)
         if refusal is not None:
             return refusal
-        visitor = Visitor(address, is_known)
+        visitor = Visitor(address)
         self.admission.enter(visitor, address)
         return visitor
 
-    def come_in(self, address: str = "192.0.2.1", *, is_known: bool = False) -> Visitor:
-        visitor = self.come(address, is_known=is_known)
+    def come_in(self, address: str = "192.0.2.1") -> Visitor:
+        visitor = self.come(address)
         assert isinstance(visitor, Visitor)
         return visitor
 
@@ -79,11 +77,14 @@ def test_a_rate_of_one_address() -> None:
 def test_newcomers_that_are_known_by_now_do_not_count() -> None:
     door = Door(Limits(max_unauthenticated=2))
     first, second = door.come_in(), door.come_in("192.0.2.2")
-    first.is_known = True
+    assert door.admission.know(first)
+    assert not door.admission.know(first)
     third = door.come_in("192.0.2.3")
-    assert list(door.admission.newcomers()) == [second, third]
+    assert door.admission.newcomers() == (second, third)
     assert door.come("192.0.2.4") is Code.OVERLOADED
     assert door.admission.node.limited == {"max_unauthenticated": 1}
+    door.admission.leave(second)
+    assert not door.admission.know(second)
 
 
 def test_the_address_with_most_newcomers_makes_room() -> None:
@@ -93,12 +94,12 @@ def test_the_address_with_most_newcomers_makes_room() -> None:
     assert door.come("192.0.2.9") is Code.OVERLOADED  # itself gets nothing by it
     late = door.come_in("192.0.2.2")
     assert door.dropped == [crowd[0]]
-    assert list(door.admission.newcomers()) == [*crowd[1:], other, late]
+    assert door.admission.newcomers() == (*crowd[1:], other, late)
     # Now nobody has clearly more than the one who comes.
     assert door.come("192.0.2.1") is Code.OVERLOADED
     for visitor in (crowd[0], *crowd[1:], other, late):
         door.admission.leave(visitor)
-    assert not list(door.admission.newcomers())
+    assert not door.admission.newcomers()
     for _ in range(4):
         door.come_in()
 
@@ -107,8 +108,7 @@ def test_a_crowd_cannot_keep_others_out() -> None:
     door = Door(Limits(max_unauthenticated=10))
     for number in range(200):
         door.come("192.0.2.9")
-        visitor = door.come_in(f"198.51.100.{number}")
-        visitor.is_known = True
+        assert door.admission.know(door.come_in(f"198.51.100.{number}"))
 
 
 @pytest.mark.parametrize("bound", [1, 3])
@@ -127,6 +127,7 @@ def test_the_counts_are_those_of_who_is_there(bound: int, steps: list[tuple[str,
             visitor = there[number % len(there)]
             if act == "greet":
                 visitor.is_known = True
+                door.admission.know(visitor)
             else:
                 there.remove(visitor)
                 door.admission.leave(visitor)

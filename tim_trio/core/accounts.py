@@ -168,10 +168,15 @@ class OpenAuthenticator:
 
 @attrs.define(eq=False)
 class Gate(Generic[H]):
-    """The door of one node: who checks those who come, who is in, and who may reach whom."""
+    """The door of one node: who checks those who come, who is in, and who may reach whom.
+
+    Attributes:
+        on_known: called with each holder that has authenticated, nodes included.
+    """
 
     authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
     relations: Relations = attrs.field(factory=MemoryRelations)
     sign_ins: SignIns[H] = attrs.field(factory=SignIns)
     #: Who of the other nodes may link to this one; None on a single node.
     links: LinkGate | None = None
+    on_known: Callable[[H], None] = lambda _: None

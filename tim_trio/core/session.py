@@ -315,6 +315,7 @@ class Session:
         except RoomError as error:
             self._count_failure(error)
             raise
+        self.gate.on_known(self)
         return AuthenticateAnswer(account="", rights=Right(0), session_token=b"", expires_ms=0)
 
     def _open_link(self, request: Link, links: LinkGate, request_id: int, now: float) -> None:
@@ -348,6 +349,7 @@ class Session:
         self.manager.enter(self.member)
         self._rates().join_account(self.manager.account_rates.of(identity.account))
         self.gate.sign_ins.add(self, identity)
+        self.gate.on_known(self)
         return AuthenticateAnswer(
             account=identity.account,
             rights=identity.rights,
@@ -377,11 +379,6 @@ class Session:
                 )
 
     # What the owner of the connection asks for.
-
-    @property
-    def is_signed_in(self) -> bool:
-        """An account has authenticated here, or a node."""
-        return self.member is not None or bool(self._peer)
 
     @property
     def account(self) -> str | None:

@@ -10,7 +10,7 @@ Source: docs/operations.md, "Limits".
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -37,16 +37,14 @@ class Admission(Generic[C]):
     """The connections of a node, by address. Never blocks.
 
     Args:
-        is_known: says whether a connection has authenticated.
         drop: ends one that has to make room.
     """
 
     node: Node
-    is_known: Callable[[C], bool]
     drop: Callable[[C], None]
     _networks: dict[C, str] = attrs.field(factory=dict)
     _per_network: Counter[str] = attrs.field(factory=Counter)
-    #: Had not authenticated when last looked at, oldest first.
+    #: Have not authenticated yet, oldest first.
     _newcomers: dict[C, None] = attrs.field(factory=dict)
     _newcomers_of: Counter[str] = attrs.field(factory=Counter)
     _rates: Recent[Allowance] = attrs.field(init=False)
@@ -74,11 +72,9 @@ class Admission(Generic[C]):
             self.node.count_limit("max_connections_per_address")
             return Code.TOO_MANY_CONNECTIONS
         if len(self._newcomers) >= limits.max_unauthenticated:
-            self.forget_known()
-            if len(self._newcomers) >= limits.max_unauthenticated:
-                self.node.count_limit("max_unauthenticated")
-                if not self._make_room(network):
-                    return Code.OVERLOADED
+            self.node.count_limit("max_unauthenticated")
+            if not self._make_room(network):
+                return Code.OVERLOADED
         return None
 
     def _make_room(self, network: str) -> bool:
@@ -87,7 +83,7 @@ class Admission(Generic[C]):
         if count <= self._newcomers_of[network] + 1:
             return False
         victim = next(each for each in self._newcomers if self._networks[each] == crowd)
-        self._forget(victim)
+        self.know(victim)
         self.drop(victim)
         return True
 
@@ -98,25 +94,21 @@ class Admission(Generic[C]):
         self._newcomers[connection] = None
         self._newcomers_of[network] += 1
 
+    def know(self, connection: C) -> bool:
+        """It has authenticated, or has been told to go. Return whether it was a newcomer."""
+        if connection not in self._newcomers:
+            return False
+        del self._newcomers[connection]
+        _decrement(self._newcomers_of, self._networks[connection])
+        return True
+
     def leave(self, connection: C) -> None:
-        self._forget(connection)
+        self.know(connection)
         _decrement(self._per_network, self._networks.pop(connection))
 
-    def newcomers(self) -> Iterator[C]:
-        """Yield who has not authenticated, oldest first; they may leave meanwhile."""
-        self.forget_known()
-        yield from tuple(self._newcomers)
-
-    def forget_known(self) -> None:
-        for connection in tuple(self._newcomers):
-            if self.is_known(connection):
-                self._forget(connection)
-
-    def _forget(self, connection: C) -> None:
-        """It is no newcomer any more. Idempotent."""
-        if connection in self._newcomers:
-            del self._newcomers[connection]
-            _decrement(self._newcomers_of, self._networks[connection])
+    def newcomers(self) -> tuple[C, ...]:
+        """Return who has neither authenticated nor been told to go, oldest first."""
+        return tuple(self._newcomers)
 
 
 def _decrement(counter: Counter[str], key: str) -> None:

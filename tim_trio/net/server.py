@@ -35,6 +35,8 @@ from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.protocol.layout import MAX_GREETING_BYTES
 from tim_trio.protocol.messages import encode_close
 
+#: Newcomers that run out of time come in crowds; others get a turn in between.
+_CLOSES_IN_A_ROW: Final = 10
 _FIGURES_INTERVAL_S: Final = 60
 #: Rights end within a second of their time.
 _EXPIRY_INTERVAL_S: Final = 0.5
@@ -78,12 +80,10 @@ class Server:
     def __attrs_post_init__(self) -> None:
         self.node = Node(self.limits)
         self.manager = RoomManager(self.node, _log, self.node_name)
-        self.gate = Gate(self.authenticator, self.relations)
+        self.gate = Gate(self.authenticator, self.relations, on_known=self._note_known)
         self.readiness = ReadinessLoop(self.limits.read_together_ms / 1000)
         self._admission = Admission(
-            self.node,
-            is_known=lambda connection: connection.session.is_signed_in,
-            drop=lambda connection: connection.drop(Code.OVERLOADED),
+            self.node, drop=lambda connection: connection.drop(Code.OVERLOADED)
         )
 
     async def serve(
@@ -231,6 +231,9 @@ class Server:
         self._admission.enter(connection, connection.address)
         self.node.connections += 1
 
+    def _note_known(self, session: Session) -> None:
+        self._admission.know(self._of_session[session])
+
     async def run(self, connection: TcpConnection) -> None:
         """Serve one connection; the boundary that keeps its faults from the others."""
         address = connection.address
@@ -263,11 +266,7 @@ class Server:
         while True:
             await trio.sleep(tick_s)
             now = trio.current_time()
-            for newcomer in self._admission.newcomers():
-                if now - newcomer.accepted_at < limits.handshake_timeout_s:
-                    break  # in order of arrival: all others are younger
-                self.node.count_limit("handshake_timeout_s")
-                newcomer.close(Code.HANDSHAKE_TIMEOUT)
+            await self._end_late_newcomers(now)
             for connection in list(self.connections):
                 session = connection.session
                 silence_s = now - session.last_received
@@ -277,6 +276,16 @@ class Server:
                     connection.close(Code.IDLE_TIMEOUT)
                 elif session.greeted and session.pinged_at < session.last_received:
                     session.ping(now)
+
+    async def _end_late_newcomers(self, now: float) -> None:
+        for done, newcomer in enumerate(self._admission.newcomers(), 1):
+            if now - newcomer.accepted_at < self.limits.handshake_timeout_s:
+                break  # in order of arrival: all others are younger
+            if self._admission.know(newcomer):
+                self.node.count_limit("handshake_timeout_s")
+                newcomer.close(Code.HANDSHAKE_TIMEOUT)
+            if done % _CLOSES_IN_A_ROW == 0:
+                await trio.lowlevel.checkpoint()
 
     async def _end_expired(self) -> None:
         """Close whose time is over. One look for all: a task each would cost more than this."""
