@@ -1,0 +1,38 @@
+"""A rush and attacks beside a stream: who is answered, and that nobody else loses anything.
+
+How fast it all is, `python -m bench.storms` says.
+"""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+
+from bench.storms.__main__ import SCENES, run_scene
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def test_a_rush_of_logins() -> None:
+    scene = evolve(SCENES["login"], amount=50)
+    result = run_scene(scene, calm_s=0.5, storm_s=3.0, watchers=20)
+    outcomes = result.attack["outcomes"]
+    assert sum(outcomes.values()) == 150
+    assert set(outcomes) <= {"signed in", "bad_credentials", "unavailable"}  # each a typed answer
+    assert outcomes["signed in"]
+    assert result.storm["lost"] == {}
+    # Two seconds of the stream at the least, for everybody.
+    assert result.storm["deliveries"] > 20 * 30 * 2
+    assert result.storm["joins"]
+
+
+@pytest.mark.parametrize("name", [name for name in SCENES if name != "login"])
+def test_an_attack_from_one_address(name: str) -> None:
+    """Streams, requests and newcomers from another address are served as ever."""
+    scene = evolve(SCENES[name], amount=min(SCENES[name].amount, 1500))
+    result = run_scene(scene, calm_s=0.5, storm_s=3.0, watchers=20)
+    assert result.attack["outcomes"]
+    assert result.storm["lost"] == {}
+    assert result.storm["deliveries"] > 20 * 30 * 2
+    assert result.storm["pings"] > 20
+    assert result.storm["joins"] > 5
