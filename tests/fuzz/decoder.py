@@ -4,6 +4,7 @@ An input is two bytes of choices (bounds, how the rest is cut up) and the bytes
 a peer sends. See `tests.fuzz.engine` for how to run it.
 """
 
+import sys
 from collections.abc import Iterator
 
 from tests.fuzz import engine
@@ -51,7 +52,11 @@ def run_one(data: bytes) -> None:
     max_frame_bytes, max_init_bytes = _BOUNDS[data[0] % len(_BOUNDS)]
     received = data[2:]
     expected = split(received, max_frame_bytes=max_frame_bytes, max_init_bytes=max_init_bytes)
-    decoder = Decoder(max_frame_bytes=max_frame_bytes, max_init_bytes=max_init_bytes)
+    decoder = Decoder(
+        max_frame_bytes=max_frame_bytes,
+        max_init_bytes=max_init_bytes,
+        most_items=2 if data[0] & 0x80 else sys.maxsize,
+    )
     items, code = feed_pieces(decoder, _pieces(received, data[1]))
     frames = frames_of(items)
     assert frames == expected.frames
@@ -88,7 +93,7 @@ def seeds() -> Iterator[bytes]:
         stream_bytes(4),
         bytes(control),
     ):
-        for choices in (b"\x01\x00", b"\x02\x00", b"\x02\x05"):
+        for choices in (b"\x01\x00", b"\x02\x00", b"\x02\x05", b"\x81\x00"):
             yield choices + b"".join([*usual, other, stream_bytes(4, payload=b"x")])
 
 

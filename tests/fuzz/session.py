@@ -173,12 +173,18 @@ class _Peer:
 
     async def feed(self, data: bytes) -> None:
         """Receive bytes as a connection's reader does."""
+        await self._feed_some(data)
+        while self.decoder.has_more and not self._is_closed():
+            await self._feed_some(b"")
+
+    async def _feed_some(self, data: bytes) -> None:
         if self._is_closed():
             return
         now = self.world.now
         items: list[Run | ControlFrame] = []
         error = self.decoder.feed_into(data, items)
-        assert self.decoder.buffered_bytes < self.decoder.max_frame_bytes
+        held = self.decoder.buffered_bytes
+        assert self.decoder.has_more or held < self.decoder.max_frame_bytes
         code: Code | None = None
         try:
             for item in items:

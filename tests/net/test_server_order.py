@@ -9,12 +9,13 @@ import attrs
 import pytest
 import trio
 
-from tests.net.rawclient import RawClient, frame, to_bytes
+from tests.net.rawclient import RawClient, bye, frame, to_bytes
 from tests.net.running import running_server
+from tim_trio.errors import Code
 from tim_trio.limits import Limits
 from tim_trio.protocol.decoder import ControlFrame
 from tim_trio.protocol.layout import Flag
-from tim_trio.protocol.messages import SourceJoined, decode
+from tim_trio.protocol.messages import Ping, Pong, SourceJoined, decode
 
 #: Nobody lags, however busy the machine: order and completeness are what counts.
 _LIMITS: Final = Limits(
@@ -71,6 +72,22 @@ async def _push_two_tracks(client: RawClient, pushed: Pushed, bursts: int) -> No
             pushed.frames(1, 1, 60_000 if number % 20 == 0 else 8, end=last),
         )
         await trio.sleep(_BURSTS_EVERY_S)
+
+
+async def test_requests_and_runs_that_come_together() -> None:
+    """More of both than are looked at in one go: all are carried out, and in order."""
+    limits = attrs.evolve(_LIMITS, command_burst=5_000, commands_per_s_per_address=1e6)
+    async with running_server(limits) as running:
+        client, room = await running.published_room()
+        subscriber = await running.connect("bob")
+        await subscriber.subscribe(room)
+        pings = [Ping(stamp=stamp) for stamp in range(2_000)]
+        runs = [frame(room, seq, flags=Flag.INIT) for seq in range(300)]
+        await client.send(*pings, *runs, Ping(stamp=2_000), bye())
+        for stamp in range(2_001):
+            assert (await client.expect(Pong)).stamp == stamp
+        await client.expect_close(Code.BYE)
+        await subscriber.expect_frames(room, 0, 299)
 
 
 async def _read(client: RawClient, sources: int) -> dict[tuple[int, int], tuple[str, int]]:

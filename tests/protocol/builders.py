@@ -149,6 +149,8 @@ def feed_pieces(
     items: list[Run | ControlFrame] = []
     for piece in pieces:
         error = decoder.feed_into(piece, items)
+        while decoder.has_more:
+            error = decoder.feed_into(b"", items)
         if error is not None:
             assert type(error) is RemoteProtocolError
             return items, error.code

@@ -439,3 +439,76 @@ def test_tight_bounds(pieces: list[bytes], max_frame_bytes: int, max_init_bytes:
     decoder = Decoder(max_frame_bytes=max_frame_bytes, max_init_bytes=max_init_bytes)
     items, code = feed_pieces(decoder, pieces)
     assert (frames_of(items), code) == (expected.frames, expected.code)
+
+
+# So many at a time
+
+
+def feed_in_turns(decoder: Decoder, data: bytes) -> list[list[Run | ControlFrame]]:
+    """Feed it, and go on with nothing as long as there is more."""
+    turns: list[list[Run | ControlFrame]] = []
+    while True:
+        items: list[Run | ControlFrame] = []
+        assert decoder.feed_into(data, items) is None
+        turns.append(items)
+        if not decoder.has_more:
+            return turns
+        data = b""
+
+
+def few_at_a_time(most_items: int) -> Decoder:
+    return Decoder(
+        max_frame_bytes=MAX_FRAME_BYTES, max_init_bytes=MAX_INIT_BYTES, most_items=most_items
+    )
+
+
+def test_so_many_items_at_a_time() -> None:
+    decoder = few_at_a_time(2)
+    stream = [stream_bytes(seq) for seq in range(3)]
+    data = b"".join([PING, PING, PING, *stream, PING[:-1]])
+    first, second, third = feed_in_turns(decoder, data)
+    assert first == [PING_FRAME, PING_FRAME]
+    assert third == []  # it stopped before it saw that the last one is not whole
+    assert frames_of(second) == frames_of([PING_FRAME, *runs_of(b"".join(stream))])
+    assert decoder.buffered_bytes == len(PING) - 1
+    assert feed_in_turns(decoder, PING[-1:]) == [[PING_FRAME]]
+    assert feed_in_turns(decoder, PING * 2) == [[PING_FRAME] * 2]  # none is left
+    assert decoder.buffered_bytes == 0
+
+
+def test_what_comes_while_there_is_more_goes_behind_it() -> None:
+    decoder = few_at_a_time(2)
+    items: list[Run | ControlFrame] = []
+    decoder.feed_into(PING * 3 + PING[:5], items)
+    assert bool(decoder.has_more)
+    assert decoder.buffered_bytes == len(PING) + 5
+    decoder.feed_into(PING[5:] + PING, items)
+    assert bool(decoder.has_more)
+    assert decoder.feed(b"") == [PING_FRAME]
+    assert items == [PING_FRAME] * 4
+
+
+def test_what_came_before_a_bad_frame_comes_first() -> None:
+    decoder = few_at_a_time(2)
+    items: list[Run | ControlFrame] = []
+    assert decoder.feed_into(PING * 2 + prelude(MAX_FRAME_BYTES, 3), items) is None
+    assert bool(decoder.has_more)
+    error = decoder.feed_into(b"", items)
+    assert error is not None and error.code is Code.FRAME_TOO_LARGE
+    assert not decoder.has_more
+    assert items == [PING_FRAME] * 2
+
+
+@given(
+    cut_up(byte_streams),
+    st.integers(2, 5),
+    st.sampled_from([9, 60, decoder_module.LARGE_FRAME_BYTES]),
+)
+def test_a_few_at_a_time_are_all(pieces: list[bytes], most_items: int, large: int) -> None:
+    decoder = few_at_a_time(most_items)
+    with mock.patch.object(decoder_module, "LARGE_FRAME_BYTES", large):
+        turns = [turn for piece in pieces for turn in feed_in_turns(decoder, piece)]
+    # A large frame that came in pieces is put together beside them.
+    assert all(len(turn) <= most_items + 1 for turn in turns)
+    items = list(itertools.chain(*turns))
+    assert frames_of(items) == frames_of(few_at_a_time(10**9).feed(b"".join(pieces)))

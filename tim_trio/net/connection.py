@@ -36,6 +36,9 @@ READ_BYTES: Final = 256 * 1024
 #: What is read where little comes at a time: making room for a large read
 #: costs 20 µs, which is as much as ten sends' worth of our own work.
 _SMALL_READ_BYTES: Final = 96 * 1024
+#: What is read of who sends requests alone. They are a hundred times the work of
+#: a stream's bytes, and wait in the kernel until their rate lets them be read.
+FIRST_READ_BYTES: Final = 4 * 1024
 #: Full reads in a row before other tasks get a turn.
 _READS_IN_A_ROW: Final = 4
 #: Deliveries in a row before other tasks get a turn: a few milliseconds.
@@ -153,7 +156,7 @@ class TcpConnection:
         self.accepted_at = trio.current_time()
         self._socket = sock
         self._readiness = readiness
-        self._read_bytes = _SMALL_READ_BYTES
+        self._read_bytes = FIRST_READ_BYTES
         #: Until its handshake is done.
         self._tls = sock if isinstance(sock, TlsSocket) and not sock.is_ready else None
         self._lingers = True
@@ -336,27 +339,39 @@ class TcpConnection:
         connection; None for nothing.
         """
         session = self.session
+        decoder = self._decoder
         for _ in range(_READS_IN_A_ROW):
-            try:
-                data = self._socket.recv(self._read_bytes)
-            except BlockingIOError:
-                return None
-            except OSError:
-                return ENDED
-            if not data:
-                return ENDED
-            is_full = len(data) == self._read_bytes
-            if is_full:
-                self._read_bytes = READ_BYTES
-            elif len(data) < _SMALL_READ_BYTES:
-                self._read_bytes = _SMALL_READ_BYTES
-            session.last_received = now
+            if decoder.has_more:
+                data, is_full = b"", True
+            else:
+                wanted = self._read_bytes
+                try:
+                    data = self._socket.recv(wanted)
+                except BlockingIOError:
+                    return None
+                except OSError:
+                    return ENDED
+                if not data:
+                    return ENDED
+                size = len(data)
+                is_full = size == wanted
+                if wanted == FIRST_READ_BYTES:
+                    if size > FIRST_READ_BYTES // 2:
+                        self._read_bytes = _SMALL_READ_BYTES
+                elif is_full:
+                    self._read_bytes = READ_BYTES
+                elif size < _SMALL_READ_BYTES:
+                    self._read_bytes = _SMALL_READ_BYTES
+                session.last_received = now
             items: list[Run | ControlFrame] = []
-            error = self._decoder.feed_into(data, items)
+            error = decoder.feed_into(data, items)
+            has_more = decoder.has_more
+            if has_more:
+                self._read_bytes = FIRST_READ_BYTES
             work = 0
             for done, item in enumerate(items):
                 if not isinstance(item, Run) or work > DELIVERIES_IN_A_ROW:
-                    return Arrival(items[done:], error)
+                    return Arrival(items[done:], error, has_more=has_more)
                 try:
                     work += session.receive_run(item, now)
                 except Exception as failure:
@@ -364,9 +379,11 @@ class TcpConnection:
                 if self._outbox.closed:
                     return ENDED
                 if session.pause_s:
-                    return Arrival(items[done + 1 :], error)
+                    return Arrival(items[done + 1 :], error, has_more=has_more)
             if error is not None:
                 return Arrival(error=error)
+            if has_more:
+                return Arrival(has_more=True)
             if not is_full or work > DELIVERIES_IN_A_ROW:
                 # A full read means that there is more: no need to ask the kernel.
                 return None

@@ -15,6 +15,7 @@ Source: protocol.md, section 3.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, Protocol
@@ -36,7 +37,13 @@ from tim_trio.core.session import Session
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.limits import Limits
 from tim_trio.net.byte_socket import ByteSocket
-from tim_trio.net.connection import DELIVERIES_IN_A_ROW, ENDED, Arrival, TcpConnection
+from tim_trio.net.connection import (
+    DELIVERIES_IN_A_ROW,
+    ENDED,
+    FIRST_READ_BYTES,
+    Arrival,
+    TcpConnection,
+)
 from tim_trio.net.http import Request, Unservable, Upgrade
 from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.protocol.decoder import ControlFrame, Decoder
@@ -298,6 +305,8 @@ class WebSocketConnection(TcpConnection):
             form=form,
             make_session=make_session,
         )
+        # A message is looked at as a whole; what is read together is kept small instead.
+        self._decoder.most_items = sys.maxsize
         self._reader = self._make_reader(opening)
         self._reader.feed(early)
         #: The reader holds what it has not been asked for.
@@ -323,7 +332,7 @@ class WebSocketConnection(TcpConnection):
         reader = self._reader
         if not self._has_more:
             try:
-                data = self._socket.recv(_READ_BYTES)
+                data = self._socket.recv(self._read_bytes)
             except BlockingIOError:
                 return None
             except OSError:
@@ -341,6 +350,9 @@ class WebSocketConnection(TcpConnection):
             # Frames on its traceback have it as a variable: a cycle.
             offence = broken.with_traceback(None)
         has_ended = bool(reader.close_answer)
+        if items:  # a publisher's data, or requests
+            is_stream = isinstance(items[-1], Run)
+            self._read_bytes = _READ_BYTES if is_stream else FIRST_READ_BYTES
         work = 0
         for done, item in enumerate(items):
             if not isinstance(item, Run) or work > DELIVERIES_IN_A_ROW:

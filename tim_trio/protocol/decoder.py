@@ -10,6 +10,7 @@ Source: protocol.md, sections 2, 4 and 5.
 
 from __future__ import annotations
 
+import sys
 from struct import Struct
 from typing import Final
 
@@ -63,16 +64,34 @@ class ControlFrame:
 class Decoder:
     """Cuts a byte stream into frames. Never blocks, owns no socket.
 
+    Args:
+        most_items: that `feed_into` appends in one call, at least 2.
+
     Attributes:
         max_frame_bytes: bound of a whole frame; may be raised between calls
             (it is small before WELCOME).
+        has_more: `feed_into` has stopped at ``most_items``: call it again, with
+            nothing if there is nothing new.
     """
 
-    __slots__ = ("_buffered", "_chunks", "_loose", "_needed", "max_frame_bytes", "max_init_bytes")
+    __slots__ = (
+        "_buffered",
+        "_chunks",
+        "_loose",
+        "_needed",
+        "has_more",
+        "max_frame_bytes",
+        "max_init_bytes",
+        "most_items",
+    )
 
-    def __init__(self, *, max_frame_bytes: int, max_init_bytes: int) -> None:
+    def __init__(
+        self, *, max_frame_bytes: int, max_init_bytes: int, most_items: int = sys.maxsize
+    ) -> None:
         self.max_frame_bytes = max_frame_bytes
         self.max_init_bytes = max_init_bytes
+        self.most_items = most_items
+        self.has_more = False
         # An incomplete frame waits as the chunks it came in, joined only once
         # it is whole: joining at every read would be quadratic.
         self._chunks: list[bytes | memoryview] = []
@@ -82,7 +101,10 @@ class Decoder:
 
     @property
     def buffered_bytes(self) -> int:
-        """Bytes of the incomplete frame held back; less than ``max_frame_bytes``."""
+        """Bytes of the incomplete frame held back; less than ``max_frame_bytes``.
+
+        While `has_more`, all that has not been cut yet.
+        """
         return self._buffered
 
     def feed(self, data: bytes) -> list[Run | ControlFrame]:
@@ -97,15 +119,19 @@ class Decoder:
                 decoder is unusable afterwards.
         """
         items: list[Run | ControlFrame] = []
-        error = self.feed_into(data, items)
-        if error is not None:
-            raise error
-        return items
+        while True:
+            error = self.feed_into(data, items)
+            if error is not None:
+                raise error
+            if not self.has_more:
+                return items
+            data = b""
 
     def feed_into(self, data: bytes, items: list[Run | ControlFrame]) -> RemoteProtocolError | None:
         """As `feed`, but append to ``items`` and return the error.
 
-        For a server, which carries out what stood before the bad frame.
+        For a server, which carries out what stood before the bad frame, and must
+        not spend milliseconds on what one peer sent before others get a turn.
         """
         try:
             if not self._chunks:
@@ -148,7 +174,13 @@ class Decoder:
     def _cut(self, data: bytes, position: int, items: list[Run | ControlFrame]) -> None:
         """Cut ``data`` from ``position`` on into frames, and keep the half one at its end."""
         end = len(data)
+        most = len(items) + self.most_items
+        self.has_more = False
         while end - position >= PRELUDE_BYTES:
+            if len(items) == most:
+                self.has_more = True
+                self._needed = 0
+                break
             length, kind, flags, _, ext_words = PRELUDE.unpack_from(data, position)
             if length + LENGTH_BYTES > self.max_frame_bytes:
                 raise RemoteProtocolError(
