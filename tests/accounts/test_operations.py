@@ -374,9 +374,13 @@ async def scene(mode: AuthMode, tmp_path: Path) -> AsyncIterator[Scene]:
         def set_lifetime(seconds: float) -> None:
             accounts._session_lifetime_s = seconds
 
+    def close() -> None:
+        if store is not None:
+            store.close()
+
     try:
         async with running_server(
-            NO_LIMITS, authenticator=authenticator, relations=relations
+            NO_LIMITS, authenticator=authenticator, relations=relations, close=close
         ) as running:
             stage = Scene(mode, running, store, key_file, set_lifetime)
             stage.alice = await stage.sign_in("alice")
@@ -385,12 +389,8 @@ async def scene(mode: AuthMode, tmp_path: Path) -> AsyncIterator[Scene]:
             policy = messages.SetPolicy(policy=messages.Policy.CONTACTS)
             await stage.hermit.request(policy, messages.SetPolicyAnswer)
             yield stage
-            if store is not None:
-                # Its pool has opened files that the server is not to be blamed for.
-                store.close()
     finally:
-        if store is not None:
-            store.close()
+        close()
 
 
 async def outcome(client: RawClient, request: object) -> Outcome:

@@ -8,7 +8,9 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -299,6 +301,23 @@ def test_a_revocation_by_another_process_shows_in_the_mark(store: Store, databas
     store.set_state("alice", AccountState.BANNED)
     assert store.change_mark() != mark
     other.close()
+
+
+def test_a_file_may_be_closed_while_another_thread_looks_for_changes(tmp_path: Path) -> None:
+    """A connection of SQLite's, closed in the middle of a question, crashes the process."""
+    store = Store(default_database_url(tmp_path))
+
+    def look() -> None:
+        with suppress(AssertionError):  # not open any more
+            while True:
+                store.change_mark()
+
+    for _ in range(10):
+        store.open()
+        looking = threading.Thread(target=look)
+        looking.start()
+        store.close()
+        looking.join()
 
 
 _WRITER: Final = """

@@ -173,6 +173,7 @@ async def running_server(
     policy: OriginPolicy | None = None,
     metrics_token: bytes = b"",
     certificates: Certificates | None = None,
+    close: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Running]:
     """Serve on a free port of loopback; afterwards look for leaks.
 
@@ -186,6 +187,8 @@ async def running_server(
         relations: in memory without some.
         files, policy, metrics_token: of the web port.
         certificates: serve TLS too, on a port of its own.
+        close: called when nothing is served any more: closes what the authenticator
+            uses, and may have opened files for that the server is not to be blamed for.
     """
     descriptors = open_descriptors()
     server = Server(
@@ -226,6 +229,7 @@ async def running_server(
             await eventually(lambda: living_tasks() <= tasks, "tasks are to end")
             await _assert_nothing_held(server)
             nursery.cancel_scope.cancel()
+        close()
     finally:
         running.close_clients()
     assert open_descriptors() <= descriptors

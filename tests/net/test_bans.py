@@ -39,9 +39,8 @@ async def serving(mode: AuthMode, tmp_path: Path) -> AsyncIterator[tuple[Running
                 for name in ("alice", "bob", "op"):
                     store.add_account(name, CHEAP.hash(PASSWORD), operator=name == "op")
             authenticator = StoreAuthenticator(store, Limits(), hasher=cheap_hasher())
-            async with running_server(authenticator=authenticator) as running:
+            async with running_server(authenticator=authenticator, close=store.close) as running:
                 yield running, lambda account: to(running, account=account, password=PASSWORD)
-                store.close()
         case AuthMode.TOKEN:
             path = tmp_path / "key"
             path.write_bytes(b"x" * 32)

@@ -58,9 +58,8 @@ async def accounts_server(
         session_lifetime_s=session_lifetime_s,
         hasher=cheap_hasher(),
     )
-    async with running_server(authenticator=authenticator) as running:
+    async with running_server(authenticator=authenticator, close=store.close) as running:
         yield running
-        store.close()
 
 
 @asynccontextmanager

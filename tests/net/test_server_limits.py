@@ -329,14 +329,12 @@ async def test_a_limit(case: Case, store: Store) -> None:
     authenticator: Authenticator | None = None
     if "login" in case.limit:
         authenticator = StoreAuthenticator(store, limits, hasher=cheap_hasher())
-    async with running_server(limits, authenticator=authenticator) as running:
+    async with running_server(limits, authenticator=authenticator, close=store.close) as running:
         await case.scene(running)
         assert running.node.limited[case.limit] >= 1
         assert running.node.figures()[f"limited_{case.limit}"] >= 1
         # All of it is there for a scraper, too.
         assert await _scraped(running, case.limit) >= 1
-        # Its pool has opened files that the server is not to be blamed for.
-        store.close()
 
 
 async def _scraped(running: Running, limit: str) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -120,6 +121,8 @@ class Database:
         self._watchdog: postgresql.Watchdog | None = None
         #: Looks for changes by other processes, on SQLite.
         self._watcher: Any = None
+        # Closed while another thread asks it, it takes the whole process along.
+        self._watching = threading.Lock()
 
     @property
     def is_open(self) -> bool:
@@ -160,10 +163,11 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Give up all connections. Idempotent."""
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
+        """Give up all connections. Idempotent; another thread may be using one."""
+        with self._watching:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
         if self._engine is not None:
             self._engine.dispose()
             self._engine = self._reader = None
@@ -227,13 +231,11 @@ class Database:
             postgresql.lock(connection, name)
 
     def change_mark(self) -> int | None:
-        """Return a number that changes with every change by anyone; None where there is none.
-
-        Not from two threads at once.
-        """
-        if self._watcher is None:
-            return None
-        return int(self._watcher.cursor().execute("PRAGMA data_version").fetchone()[0])
+        """Return a number that changes with every change by anyone; None where there is none."""
+        with self._watching:
+            if self._watcher is None:
+                return None
+            return int(self._watcher.cursor().execute("PRAGMA data_version").fetchone()[0])
 
 
 def _give_up(connection: Connection) -> None:

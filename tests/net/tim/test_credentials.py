@@ -44,9 +44,10 @@ async def accounts_server(store: Store, **limits: Any) -> AsyncIterator[Running]
     authenticator = StoreAuthenticator(
         store, Limits(), registration="open", session_lifetime_s=3600, hasher=cheap_hasher()
     )
-    async with running_server(Limits(**limits), authenticator=authenticator) as running:
+    async with running_server(
+        Limits(**limits), authenticator=authenticator, close=store.close
+    ) as running:
         yield running
-        store.close()
 
 
 async def post_raw(running: Running, body: bytes, **headers: str) -> tuple[int, bytes]:
