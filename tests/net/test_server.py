@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 import socket
+import weakref
 from collections.abc import Iterator, MutableMapping
 from typing import Any, Final, cast
 
@@ -496,7 +497,11 @@ async def test_a_dead_connection_is_freed_without_the_garbage_collector(
         await client.expect(messages.Viewers)
         await client.expect(messages.SourceJoined)
         await client.expect_frames(room, 0, 0)
-        assert len(_alive()) == 6
+        alive = _alive()
+        assert len(alive) == 6
+        kinds = (Session, Member, Source, Subscription)
+        watched = [weakref.ref(each) for each in alive if isinstance(each, kinds)]
+        del alive
         gc.disable()
         try:
             match how:
@@ -513,6 +518,24 @@ async def test_a_dead_connection_is_freed_without_the_garbage_collector(
                     await client.expect_close(Code.FRAME_TOO_LARGE)
                 case _:
                     client.close()
+            await running.until_gone()
+            # To look at all objects there are takes long: once these are gone.
+            await eventually(lambda: not any(ref() for ref in watched), "they are to be freed")
+            await eventually(lambda: not _alive(), "all of it is to be freed")
+        finally:
+            gc.enable()
+
+
+async def test_who_looks_after_connections_keeps_none() -> None:
+    """A service sleeps most of the time, and holds what its variables hold."""
+    gc.collect()
+    async with running_server(Limits(ping_interval_s=0.2, viewers_interval_s=0.02)) as running:
+        client = await running.connect()
+        await client.subscribe(await client.register())
+        await client.expect(messages.Ping)  # it has been looked after
+        gc.disable()
+        try:
+            client.close()
             await running.until_gone()
             await eventually(lambda: not _alive(), "all of it is to be freed")
         finally:

@@ -524,37 +524,46 @@ class RoomManager:
             self._flush_sooner = trio.Event()
             with trio.move_on_at(self._flushes[0][0] if self._flushes else math.inf):
                 await self._flush_sooner.wait()
-            now = trio.current_time()
-            while self._flushes and self._flushes[0][0] <= now:
-                _, number = heapq.heappop(self._flushes)
-                room = self.rooms.get(number)
-                if room is not None:
-                    room.flush(now)
-                    # A flush is a fan-out: others get a turn between two.
-                    await trio.lowlevel.checkpoint()
+            await self._flush_due(trio.current_time())
+
+    # In functions of their own: what a service's variables hold while it sleeps
+    # is not freed.
+
+    async def _flush_due(self, now: float) -> None:
+        while self._flushes and self._flushes[0][0] <= now:
+            _, number = heapq.heappop(self._flushes)
+            room = self.rooms.get(number)
+            if room is not None:
+                room.flush(now)
+                # A flush is a fan-out: others get a turn between two.
+                await trio.lowlevel.checkpoint()
 
     async def run_pacing(self) -> None:
         """Close who holds up reliable rooms too long. Runs until cancelled."""
         while True:
             await trio.sleep(_PACING_INTERVAL_S)
-            now = trio.current_time()
-            for room in list(self.rooms.values()):
-                if room.mode is RoomMode.RELIABLE:
-                    for subscription in room.find_slow(now):
-                        # Reaches it only where nothing is queued: the kernel
-                        # takes our bytes and the program grants no credit.
-                        close = encode_close(Code.SLOW_CONSUMER)
-                        subscription.outbox.put_control(close, now)
-                        subscription.outbox.abort(Code.SLOW_CONSUMER)
+            self._close_slow(trio.current_time())
+
+    def _close_slow(self, now: float) -> None:
+        for room in list(self.rooms.values()):
+            if room.mode is RoomMode.RELIABLE:
+                for subscription in room.find_slow(now):
+                    # Reaches it only where nothing is queued: the kernel
+                    # takes our bytes and the program grants no credit.
+                    close = encode_close(Code.SLOW_CONSUMER)
+                    subscription.outbox.put_control(close, now)
+                    subscription.outbox.abort(Code.SLOW_CONSUMER)
 
     async def run_viewers(self) -> None:
         """Tell publishers how many watch, at most once per interval. Runs until cancelled."""
         while True:
             await trio.sleep(self.node.limits.viewers_interval_s)
-            now = trio.current_time()
-            for room in list(self.rooms.values()):
-                if room.viewers_changed:
-                    room.announce_viewers(now)
+            self._announce_viewers(trio.current_time())
+
+    def _announce_viewers(self, now: float) -> None:
+        for room in list(self.rooms.values()):
+            if room.viewers_changed:
+                room.announce_viewers(now)
 
 
 def _closed_text(reason: RoomClosedReason, why: str) -> str:

@@ -261,21 +261,27 @@ class Server:
     async def _keep_alive(self) -> None:
         """Ping the silent, close the dead, and hold newcomers to their deadline."""
         limits = self.limits
-        interval_s = limits.ping_interval_s
-        tick_s = min(1.0, interval_s / 4, limits.handshake_timeout_s / 4)
+        tick_s = min(1.0, limits.ping_interval_s / 4, limits.handshake_timeout_s / 4)
         while True:
             await trio.sleep(tick_s)
             now = trio.current_time()
             await self._end_late_newcomers(now)
-            for connection in list(self.connections):
-                session = connection.session
-                silence_s = now - session.last_received
-                if silence_s < interval_s:
-                    continue
-                if silence_s >= 3 * interval_s:
-                    connection.close(Code.IDLE_TIMEOUT)
-                elif session.greeted and session.pinged_at < session.last_received:
-                    session.ping(now)
+            self._ping_silent(now)
+
+    # In functions of their own: what a service's variables hold while it sleeps
+    # is not freed, and the last connection of a night would be held until morning.
+
+    def _ping_silent(self, now: float) -> None:
+        interval_s = self.limits.ping_interval_s
+        for connection in list(self.connections):
+            session = connection.session
+            silence_s = now - session.last_received
+            if silence_s < interval_s:
+                continue
+            if silence_s >= 3 * interval_s:
+                connection.close(Code.IDLE_TIMEOUT)
+            elif session.greeted and session.pinged_at < session.last_received:
+                session.ping(now)
 
     async def _end_late_newcomers(self, now: float) -> None:
         for done, newcomer in enumerate(self._admission.newcomers(), 1):
@@ -291,8 +297,11 @@ class Server:
         """Close whose time is over. One look for all: a task each would cost more than this."""
         while True:
             await trio.sleep(_EXPIRY_INTERVAL_S)
-            for session in self.gate.sign_ins.expired(time.time()):
-                self._of_session[session].close(Code.EXPIRED)
+            self._close_expired()
+
+    def _close_expired(self) -> None:
+        for session in self.gate.sign_ins.expired(time.time()):
+            self._of_session[session].close(Code.EXPIRED)
 
     async def _follow_revocations(self) -> None:
         """Close whose rights are taken away. Its faults are no connection's."""
