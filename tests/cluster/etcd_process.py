@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -63,6 +64,19 @@ class EtcdMember:
     def is_leader(self) -> bool:
         status = httpx.post(self.url + "/v3/maintenance/status", json={}, timeout=2).json()
         return bool(status["leader"] == status["header"]["member_id"])
+
+    def hidden(self) -> EtcdMember:
+        """Return the same member, to be started where no node looks for it."""
+        url = f"http://127.0.0.1:{free_ports(1)[0]}"
+        command = [url if word == self.url else word for word in self._command]
+        return EtcdMember(command, url, self._log)
+
+    def ask(self, what: str, **fields: str) -> dict[str, Any]:
+        """Call its gateway, as in ``ask("kv/range", key=…)``; return the answer."""
+        response = httpx.post(f"{self.url}/v3/{what}", json=fields, timeout=5)
+        response.raise_for_status()
+        answer: dict[str, Any] = response.json()
+        return answer
 
     def wait_ready(self) -> None:
         """Block until it takes writes."""

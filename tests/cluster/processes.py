@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import trio
 
 from tests.cluster.etcd_process import free_ports
 from tests.cluster.wires import Network
@@ -116,6 +117,21 @@ class Processes:
 
     def __getitem__(self, name: str) -> NodeProcess:
         return self.nodes[name]
+
+    def restore(self) -> None:
+        """Start those again that have ended."""
+        _start(*(node for node in self.nodes.values() if not node.is_running))
+
+    async def until_said(self, names: str, event: str, within_s: float = 30, **fields: str) -> None:
+        """Wait until each of some nodes has logged something, from now on."""
+        wanted = {"event": event, **fields}.items()
+        known = {name: len(self.nodes[name].events()) for name in names}
+        with trio.fail_after(within_s):
+            while not all(  # noqa: ASYNC110 - nodes do not know of tests
+                any(wanted <= said.items() for said in self.nodes[name].events()[count:])
+                for name, count in known.items()
+            ):
+                await trio.sleep(0.05)
 
     def ranking(self, room: str) -> tuple[str, ...]:
         placement = Placement(dict.fromkeys(self.nodes, 1))

@@ -117,6 +117,11 @@ class Streaming:
         }
         raise AssertionError(f"{counts} did not come within {within_s} s: {seen}")
 
+    @property
+    def gaps(self) -> int:
+        """How many GAPs everyone has got so far."""
+        return sum(len(seen.gaps) for each in self.watchers for seen in each.sources.values())
+
     def check(self) -> dict[str, int]:
         """Check what each watcher has got of each source; return what was lost, by watcher."""
         return {

@@ -62,9 +62,7 @@ def all_wired() -> Iterator[Place]:
 
 @pytest.fixture
 def place(all_wired: Place) -> Iterator[Place]:
-    for node in all_wired.nodes.nodes.values():
-        if not node.is_running:
-            node.start()
+    all_wired.nodes.restore()
     yield all_wired
     all_wired.network.heal()
 

@@ -2,107 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import hashlib
 import random
 import signal
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
-import attrs
 import pytest
 import trio
 
 from tests.cluster.etcd_process import EtcdMember, running_etcd
-from tests.cluster.processes import Processes, room_at, running_nodes
-from tim_trio.net.client import Client
-from tim_trio.net.client.source import Source
-from tim_trio.net.client.subscription import Subscription
-from tim_trio.protocol.messages import Gap
-from tim_trio.protocol.stream import StreamFrame
+from tests.cluster.processes import Processes, running_nodes
+from tests.cluster.streaming import KEY_EVERY, streaming
+from tim_trio.net.client.line import Line
+from tim_trio.net.client.session import Session
 
-_FRAMES_PER_S = 30
-_KEY_EVERY = 30
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-
-@attrs.define(eq=False)
-class Watcher:
-    """What one subscriber got, and when."""
-
-    name: str
-    seqs: list[int] = attrs.field(factory=list)
-    gaps: list[tuple[int, int]] = attrs.field(factory=list)
-    times: list[float] = attrs.field(factory=list)
-
-    async def watch(self, stream: Subscription) -> None:
-        async for item in stream:
-            match item:
-                case StreamFrame():
-                    self.seqs.append(item.seq)
-                    self.times.append(trio.current_time())
-                case Gap():
-                    self.gaps.append((item.first_seq, item.last_seq))
-
-    def longest_pause_s(self) -> float:
-        return max(later - earlier for earlier, later in itertools.pairwise(self.times))
-
-    def check(self, last_seq: int) -> int:
-        """No repeat, no disorder, every loss in exactly one GAP; return what was lost."""
-        assert self.seqs == sorted(set(self.seqs)), self.name
-        announced = [seq for first, last in self.gaps for seq in range(first, last + 1)]
-        assert len(announced) == len(set(announced)), f"{self.name}: a loss was announced twice"
-        missing = set(range(self.seqs[0], last_seq + 1)) - set(self.seqs)
-        assert missing == set(announced), (self.name, sorted(missing), self.gaps)
-        return len(missing)
-
-
-async def pump(source: Source, sent: list[int], until: Callable[[], bool]) -> None:
-    """Publish a video: a KEY each second, 30 frames a second."""
-    while not until():
-        await source.send(b"x" * 1000, key=len(sent) % _KEY_EVERY == 0)
-        sent.append(len(sent))
-        await trio.sleep(1 / _FRAMES_PER_S)
-
-
-async def stream_through(
-    nodes: Processes,
-    publisher: str,
-    watchers_at: Sequence[str],
-    relay: str,
-    disturb: Callable[[], None],
-    *,
-    after_s: float,
-    seconds: float = 2.5,
-) -> tuple[int, list[Watcher]]:
-    """Stream while something is done to the cluster; return frames sent and who watched."""
-    watchers = [Watcher(f"{name}-{i}") for i, name in enumerate(watchers_at)]
-    sent: list[int] = []
-    over = False
-    async with contextlib.AsyncExitStack() as stack:
-        alice: Client = await stack.enter_async_context(nodes[publisher].client("alice"))
-        room = await room_at(alice, nodes, relay)
-        source = await stack.enter_async_context(alice.publish(room))
-        streams = []
-        for watcher, name in zip(watchers, watchers_at, strict=True):
-            client = await stack.enter_async_context(nodes[name].client(watcher.name))
-            streams.append(await stack.enter_async_context(client.subscribe(room)))
-        async with trio.open_nursery() as nursery:
-            for watcher, stream in zip(watchers, streams, strict=True):
-                nursery.start_soon(watcher.watch, stream)
-
-            async with trio.open_nursery() as publishing:
-                publishing.start_soon(pump, source, sent, lambda: over)
-                await trio.sleep(after_s)
-                disturb()
-                await trio.sleep(seconds)
-                over = True
-            with trio.move_on_after(10):
-                while any(  # noqa: ASYNC110 - the nodes do not know of tests
-                    not watcher.seqs or watcher.seqs[-1] < len(sent) - 1 for watcher in watchers
-                ):
-                    await trio.sleep(0.01)
-            nursery.cancel_scope.cancel()
-    return len(sent), watchers
+_OPTIONS = ("--set", "drain_timeout_s=4")
+_FILE_BYTES = 3_000_000
+#: So that the file is on its way all the time.
+_SLOWLY = ("--set", "limits.stream_bytes_per_s=200000")
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +35,75 @@ def etcd_alone() -> Iterator[EtcdMember]:
         yield member
 
 
-@pytest.fixture
-def three(etcd_alone: EtcdMember) -> Iterator[Processes]:
-    with running_nodes(etcd_alone.url, "a", "b", "c") as nodes:
+@pytest.fixture(scope="module")
+def all_five(etcd_alone: EtcdMember) -> Iterator[Processes]:
+    with running_nodes(etcd_alone.url, *"abcde", options=_OPTIONS) as nodes:
         yield nodes
+
+
+@pytest.fixture
+def five(all_five: Processes) -> Processes:
+    all_five.restore()
+    return all_five
+
+
+@pytest.fixture(scope="module")
+def all_three() -> Iterator[Processes]:
+    with (
+        running_etcd() as (member,),
+        running_nodes(member.url, *"abc", options=(*_OPTIONS, *_SLOWLY)) as nodes,
+    ):
+        yield nodes
+
+
+@pytest.fixture
+def three(all_three: Processes) -> Processes:
+    all_three.restore()
+    return all_three
+
+
+async def _start(nodes: Processes, *names: str) -> None:
+    for name in names:
+        await trio.to_thread.run_sync(nodes[name].start)
+
+
+async def _end(nodes: Processes, name: str) -> int:
+    """Wait until a node has ended; return its exit code."""
+    return await trio.to_thread.run_sync(nodes[name].wait, 30)
+
+
+async def test_publishers_and_subscribers_on_five_nodes(five: Processes) -> None:
+    async with streaming(five, "abcde", "abcde") as stream:
+        await stream.flow(60)
+    assert set(stream.check().values()) == {0}
+    assert len(stream.sent) == 5
+    for watcher in stream.watchers:
+        for number, seen in watcher.sources.items():
+            assert seen.seqs == list(range(stream.sent[number])), watcher.name
+
+
+async def test_the_whole_ranking_is_killed_one_by_one_and_comes_back(five: Processes) -> None:
+    async with streaming(five, "d", "dee", ranking="abc") as stream:
+        await stream.flow(30)
+        for name in "abc":
+            five[name].kill()
+            await stream.flow(30)
+        gaps = stream.gaps
+        # Each that comes is the relay from then on: nothing is lost by that.
+        for name in "cba":
+            await _start(five, name)
+            await stream.flow(30)
+    stream.check()
+    assert stream.gaps == gaps
+
+
+async def test_relay_and_second_are_killed_together(five: Processes) -> None:
+    async with streaming(five, "c", "cddee", ranking="ab") as stream:
+        await stream.flow(40)
+        for name in "ab":
+            five[name].kill()
+        await stream.flow(30)
+    stream.check()
 
 
 async def _kill_relays(nodes: Processes, rounds: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,18 +113,13 @@ async def _kill_relays(nodes: Processes, rounds: int, capsys: pytest.CaptureFixt
     for number in range(rounds):
         relay = "abc"[number % 3]
         others = [name for name in nodes.nodes if name != relay]
-        count, watchers = await stream_through(
-            nodes,
-            others[0],
-            [*others, others[1]],
-            relay,
-            nodes[relay].kill,
-            after_s=generator.uniform(0.7, 1.9),
-        )
-        lost = max(watcher.check(count - 1) for watcher in watchers)
-        losses.append(lost)
-        pauses += [watcher.longest_pause_s() for watcher in watchers]
-        await trio.to_thread.run_sync(nodes[relay].start)
+        async with streaming(nodes, others[0], [*others, others[1]], relay=relay) as stream:
+            await trio.sleep(generator.uniform(0.7, 1.9))
+            nodes[relay].kill()
+            await stream.flow(45)
+        losses.append(max(stream.check().values()))
+        pauses += [watcher.longest_pause_s() for watcher in stream.watchers]
+        await _start(nodes, relay)
         await trio.sleep(0.5)
     pauses.sort()
     middle, last = statistics.median(pauses), pauses[int(len(pauses) * 0.99)]
@@ -148,8 +132,6 @@ async def _kill_relays(nodes: Processes, rounds: int, capsys: pytest.CaptureFixt
     assert sum(lost == 0 for lost in losses) >= 0.9 * rounds - 1
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(180)
 async def test_the_relay_is_killed(three: Processes, capsys: pytest.CaptureFixture[str]) -> None:
     await _kill_relays(three, 3, capsys)
 
@@ -161,102 +143,83 @@ async def test_the_relay_is_killed_again_and_again(
     await _kill_relays(three, 50, capsys)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_a_frozen_relay_repeats_nothing_when_it_wakes(three: Processes) -> None:
-    count, watchers = await stream_through(
-        three,
-        "b",
-        ["b", "c"],
-        "a",
-        lambda: three["a"].signal(signal.SIGSTOP),
-        after_s=1,
-        seconds=8,
-    )
-    for watcher in watchers:
-        watcher.check(count - 1)
-    # Woken behind the end of its lease it leaves, and says so.
-    three["a"].signal(signal.SIGCONT)
-    code = await trio.to_thread.run_sync(three["a"].wait, 30)
-    assert code == 1
-    assert "went on without this node" in three["a"].log.read_text()
+    async with streaming(three, "b", "abc", relay="a") as stream:
+        await stream.flow(30)
+        three["a"].signal(signal.SIGSTOP)
+        await three.until_said("bc", "node left", node="a")
+        await stream.flow(30, at="bc")
+        # Woken behind the end of its lease it leaves, and says so.
+        three["a"].signal(signal.SIGCONT)
+        assert await _end(three, "a") == 1
+        assert "went on without this node" in three["a"].log.read_text()
+        # Who watched there does so elsewhere.
+        await stream.flow(30)
+    stream.check()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-async def test_relay_and_second_are_killed_together(etcd_alone: EtcdMember) -> None:
-    with running_nodes(etcd_alone.url, "a", "b", "c", "d") as nodes:
+class _Moves:
+    """Counts how often clients change their connection."""
 
-        def kill_both() -> None:
-            for name in ("a", "b"):
-                nodes[name].kill()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.by_account: Counter[str] = Counter()
+        use = Line.use
 
-        async with nodes["d"].client("alice") as alice:
-            while True:
-                room = await room_at(alice, nodes, "a")
-                if nodes.ranking(room)[1] == "b":
-                    break
-        count, watchers = await stream_through(
-            nodes, "c", ["c", "d", "d"], "a", kill_both, after_s=1.3
-        )
-        for watcher in watchers:
-            watcher.check(count - 1)
+        def counting(line: Line, session: Session) -> None:
+            if line.is_set:
+                assert session.connection.identity is not None
+                self.by_account[session.connection.identity.account] += 1
+            use(line, session)
+
+        monkeypatch.setattr(Line, "use", counting)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-async def test_streams_go_on_while_etcd_is_away() -> None:
-    with running_etcd() as (member,), running_nodes(member.url, "a", "b", "c") as nodes:
-        count, watchers = await stream_through(
-            nodes, "b", ["b", "c"], "a", member.kill, after_s=0.5, seconds=12
-        )
-        for watcher in watchers:
-            assert watcher.check(count - 1) == 0
-        member.start()
-        await trio.to_thread.run_sync(member.wait_ready)
-        await trio.sleep(3)
-        async with nodes["a"].client("alice") as alice:
-            await alice.register_room()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(180)
-async def test_all_nodes_are_restarted_one_by_one_under_load(etcd_alone: EtcdMember) -> None:
-    options = ("--set", "drain_timeout_s=4")
-    with running_nodes(etcd_alone.url, "a", "b", "c", options=options) as nodes:
-        done = False
-
-        async def restart_all() -> None:
-            nonlocal done
-            for node in nodes.nodes.values():
-                node.signal(signal.SIGTERM)
-                assert await trio.to_thread.run_sync(node.wait, 30) == 0
-                await trio.to_thread.run_sync(node.start)
+async def _transfer(nodes: Processes, folder: Path) -> None:
+    """Send a file from an account at a node to one at another, and compare what arrives."""
+    path, arrived = folder / "file", folder / "arrived"
+    arrived.mkdir()
+    path.write_bytes(random.Random(1).randbytes(_FILE_BYTES))
+    program = [sys.executable, "-m", "tim_trio"]
+    receive = [*program, "receive", "--once", "--dir", str(arrived), "--accept-from", "sender"]
+    receive += ["--server", nodes["b"].url, "--account", "receiver"]
+    send = [*program, "send", str(path), "--to", "receiver", "--wait", "20"]
+    send += ["--server", nodes["a"].url, "--account", "sender"]
+    errors = folder / "errors"
+    with errors.open("wb") as log:
+        processes = []
+        try:
+            for command in (receive, send):
+                processes.append(
+                    subprocess.Popen(  # noqa: ASYNC220 - waited for by looking now and then
+                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    )
+                )
                 await trio.sleep(1)
-            done = True
+            for process in reversed(processes):
+                while process.poll() is None:  # noqa: ASYNC110 - no pipe, no event
+                    await trio.sleep(0.05)
+                assert process.returncode == 0, errors.read_text()[-2000:]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    digest = hashlib.sha256((arrived / "file").read_bytes()).digest()
+    assert digest == hashlib.sha256(path.read_bytes()).digest()
 
-        watchers = [Watcher(name) for name in nodes.nodes]
-        sent: list[int] = []
-        async with contextlib.AsyncExitStack() as stack:
-            alice = await stack.enter_async_context(nodes["a"].client("alice"))
-            room = await alice.register_room()
-            source = await stack.enter_async_context(alice.publish(room))
-            streams = []
-            for watcher in watchers:
-                client = await stack.enter_async_context(nodes[watcher.name].client(watcher.name))
-                streams.append(await stack.enter_async_context(client.subscribe(room)))
-            async with trio.open_nursery() as nursery:
-                for watcher, stream in zip(watchers, streams, strict=True):
-                    nursery.start_soon(watcher.watch, stream)
-                async with trio.open_nursery() as publishing:
-                    publishing.start_soon(pump, source, sent, lambda: done)
-                    publishing.start_soon(restart_all)
-                with trio.move_on_after(10):
-                    while any(  # noqa: ASYNC110
-                        not watcher.seqs or watcher.seqs[-1] < len(sent) - 1 for watcher in watchers
-                    ):
-                        await trio.sleep(0.01)
-                nursery.cancel_scope.cancel()
-        for watcher in watchers:
-            print(watcher.name, len(watcher.seqs), watcher.gaps, watcher.longest_pause_s())
-            assert watcher.check(len(sent) - 1) <= _KEY_EVERY
+
+async def test_all_nodes_are_restarted_one_by_one_under_load(
+    three: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = _Moves(monkeypatch)
+    async with streaming(three, "a", "abc") as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(_transfer, three, tmp_path)
+        await stream.flow(60)
+        for name in "abc":
+            three[name].signal(signal.SIGTERM)
+            assert await _end(three, name) == 0
+            await _start(three, name)
+            await stream.flow(30)
+    lost = stream.check()
+    assert max(lost.values()) <= KEY_EVERY, lost
+    # Once each; but the first have nowhere to go that is not restarted after them.
+    assert moves.by_account == {"publisher-a": 2, "a-0": 2, "b-1": 1, "c-2": 1}

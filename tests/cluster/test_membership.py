@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+import attrs
 import pytest
 import trio
 
@@ -134,3 +135,18 @@ async def test_an_unreadable_record_is_left_out(client: EtcdClient, prefix: str)
     async with joined(client, prefix, "a") as a:
         assert list(a.membership.nodes) == ["a"]
         assert "unreadable record of a node" in a.log.names
+
+
+async def test_what_changed_unseen_is_told_as_if_it_had_been_seen(
+    client: EtcdClient, prefix: str
+) -> None:
+    async with joined(client, prefix, "a") as a, joined(client, prefix, "b") as b:
+        await a.until(sees("a", "b"))
+        a.log.events.clear()
+        page = await client.range(f"{prefix}nodes/")
+        kvs = [kv for kv in page.kvs if kv.key != b.membership.key]
+        a.membership._on_snapshot(attrs.evolve(page, kvs=kvs))
+        assert a.log.events == [("node left", {"node": "b"})]
+        a.membership._on_snapshot(page)
+        assert a.log.names == ["node left", "node joined"]
+        assert sees("a", "b")(a.membership)

@@ -194,7 +194,10 @@ class Membership:
             self._changed()
 
     def _on_snapshot(self, page: Page) -> None:
-        self.nodes = {}
+        before, there = self.nodes, {kv.key.rpartition("/")[2] for kv in page.kvs}
+        self.nodes = {name: info for name, info in before.items() if name in there}
+        for name in before.keys() - there:
+            self.log.info("node left", node=name)
         for kv in page.kvs:
             self._note(kv)
         if self.me.name not in self.nodes:
