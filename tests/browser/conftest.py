@@ -37,6 +37,13 @@ Visit = Callable[..., Visitor]
 @contextmanager
 def serving(*options: str, web: str = "127.0.0.1:0") -> Iterator[str]:
     """Run a server in a process of its own; yield the page's address."""
+    with serving_both(*options) as (address, _):
+        yield address
+
+
+@contextmanager
+def serving_both(*options: str) -> Iterator[tuple[str, int]]:
+    """As `serving`; yield the TCP port as well."""
     command = [sys.executable, "-m", "tim_trio", "serve"]
     command += ["--tcp", "127.0.0.1:0", "--web", web, "--greet"]
     # Pages that are still there when it ends have nowhere to go to.
@@ -47,8 +54,9 @@ def serving(*options: str, web: str = "127.0.0.1:0") -> Iterator[str]:
             lines = "".join(process.stdout.readline() for _ in range(4))
             # What `make run` ends with, for a newcomer to open.
             found = re.search(r"^The page: (http://\S+/)$", lines, re.MULTILINE)
-            assert found is not None, lines
-            yield found[1]
+            port = re.search(r"^listening tcp \S+:(\d+)$", lines, re.MULTILINE)
+            assert found is not None and port is not None, lines
+            yield found[1], int(port[1])
         finally:
             process.terminate()
             process.wait(timeout=20)

@@ -7,6 +7,7 @@ import { describe } from "./problems.js";
 import { Needs, SessionState } from "./session.js";
 import { recall, remember } from "./settings.js";
 import { signInView } from "./sign_in.js";
+import { dashboardView } from "./dashboard.js";
 import { liveView } from "./live.js";
 import { meetingView } from "./meeting.js";
 import { watchView } from "./watch.js";
@@ -28,10 +29,11 @@ const VIEWS = {
   live: { make: liveView, tab: "live", title: "nav.live" },
   watch: { make: watchView, tab: "live", title: "nav.watch" },
   meeting: { make: meetingView, tab: "meeting", title: "nav.meeting" },
+  dashboard: { make: dashboardView, tab: "dashboard", title: "nav.dashboard" },
 };
 /** Names of views by the names that links use for them. */
 const ALIASES = /** @type {Record<string, string>} */ ({ meet: "meeting" });
-const TABS = ["live", "meeting"];
+const TABS = ["live", "meeting", "dashboard"];
 
 const session = new SessionState();
 /** @type {Map<string, View>} */

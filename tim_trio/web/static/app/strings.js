@@ -1,7 +1,10 @@
 // Every text of the page, in English and Chinese.
 
+import { strings as dashboard } from "./dashboard/strings.js";
+
 /** @type {Record<string, [string, string]>} */
 export const strings = {
+  ...dashboard,
   "home": ["tim_trio, to the start", "tim_trio，回到首页"],
   "skip": ["Skip to the content", "跳到正文"],
   "nav.label": ["Views", "视图"],
