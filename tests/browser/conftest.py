@@ -37,12 +37,12 @@ Visit = Callable[..., Visitor]
 @contextmanager
 def serving(*options: str, web: str = "127.0.0.1:0") -> Iterator[str]:
     """Run a server in a process of its own; yield the page's address."""
-    with serving_both(*options) as (address, _):
+    with serving_both(*options, web=web) as (address, _):
         yield address
 
 
 @contextmanager
-def serving_both(*options: str) -> Iterator[tuple[str, int]]:
+def serving_both(*options: str, web: str = "127.0.0.1:0") -> Iterator[tuple[str, int]]:
     """As `serving`; yield the TCP port as well."""
     command = [sys.executable, "-m", "tim_trio", "serve"]
     command += ["--tcp", "127.0.0.1:0", "--web", web, "--greet"]

@@ -23,7 +23,7 @@ FRAME_BYTES: Final = 40_000
 FRAMES_PER_S: Final = 25
 GROUP: Final = 50
 #: As fast as somebody reads who is too slow for all of it.
-SLOW_BYTES_PER_S: Final = 200_000
+SLOW_BYTES_PER_S: Final = 60_000
 
 
 @attrs.define

@@ -45,6 +45,16 @@ export class Series {
   }
 }
 
+/**
+ * How many moments are shown: so few at first that there is something to see.
+ *
+ * @param {number} count that there are
+ * @param {number} most
+ */
+function windowOf(count, most) {
+  return [30, 60, LENGTH].find((each) => each >= count && each <= most) ?? most;
+}
+
 /** @param {string} name */
 function colourOf(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -165,19 +175,21 @@ export class Plot {
       left: LEFT, top: TOP, width: width - LEFT - RIGHT, height: height - TOP - BOTTOM,
     };
     const top = niceTop(Math.max(this._least, ...this._lines.map(({ series }) => series.largest)));
-    this._drawAxes(context, area, top);
+    const length = windowOf(this._lines[0]?.series.values.length ?? 0, LENGTH);
+    this._drawAxes(context, area, top, length);
     for (const { series, colour } of this._lines) {
-      drawLine(context, series.values, area, top, { colour: colourOf(colour), length: LENGTH });
+      drawLine(context, series.values, area, top, { colour: colourOf(colour), length });
     }
-    this._showValues(context, area, top);
+    this._showValues(context, area, top, length);
   }
 
   /**
    * @param {CanvasRenderingContext2D} context
    * @param {{ left: number, top: number, width: number, height: number }} area
    * @param {number} top
+   * @param {number} length
    */
-  _drawAxes(context, area, top) {
+  _drawAxes(context, area, top, length) {
     const soft = colourOf("--soft");
     const right = area.left + area.width;
     const bottom = area.top + area.height;
@@ -195,11 +207,9 @@ export class Plot {
       context.fillText(this._format(part * top), right + 8, y);
     }
     context.textBaseline = "alphabetic";
-    for (const [part, words] of /** @type {[number, string][]} */ ([
-      [0, "−2:00"], [0.25, "−1:30"], [0.5, "−1:00"], [0.75, "−0:30"], [1, "0"],
-    ])) {
+    for (const part of [0, 1 / 3, 2 / 3, 1]) {
       context.textAlign = part === 0 ? "left" : part === 1 ? "right" : "center";
-      context.fillText(words, area.left + part * area.width, bottom + 17);
+      context.fillText(agoText((1 - part) * length), area.left + part * area.width, bottom + 17);
     }
     context.textAlign = "left";
   }
@@ -210,12 +220,13 @@ export class Plot {
    * @param {CanvasRenderingContext2D} context
    * @param {{ left: number, top: number, width: number, height: number }} area
    * @param {number} top
+   * @param {number} length
    */
-  _showValues(context, area, top) {
+  _showValues(context, area, top, length) {
     const pointed = this._pointedAt;
-    const step = area.width / (LENGTH - 1);
-    const slot = pointed === null ? LENGTH - 1
-      : Math.max(0, Math.min(LENGTH - 1, Math.round((pointed - area.left) / step)));
+    const step = area.width / (length - 1);
+    const slot = pointed === null ? length - 1
+      : Math.max(0, Math.min(length - 1, Math.round((pointed - area.left) / step)));
     if (pointed !== null) {
       context.strokeStyle = colourOf("--soft");
       context.setLineDash([3, 3]);
@@ -226,7 +237,7 @@ export class Plot {
       context.setLineDash([]);
     }
     for (const { series, colour, value } of this._lines) {
-      const at = series.values[slot - (LENGTH - series.values.length)] ?? NaN;
+      const at = series.values[slot - (length - series.values.length)] ?? NaN;
       say(value, Number.isNaN(at) ? "–" : this._format(at));
       if (Number.isNaN(at)) continue;
       context.fillStyle = colourOf(colour);
@@ -238,6 +249,13 @@ export class Plot {
     const now = this._lines.map(({ series }) => this._format(series.last || 0)).join(", ");
     setPhrase(this._canvas, "aria-label", t("dash.plot", { now }));
   }
+}
+
+/** @param {number} seconds */
+function agoText(seconds) {
+  const whole = Math.round(seconds);
+  const clock = `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+  return whole === 0 ? "0" : `−${clock}`;
 }
 
 /** @param {string} colour name of a CSS variable */
@@ -270,7 +288,8 @@ export class Sparkline {
     const { context, width, height } = prepare(this.element);
     const area = { left: 1, top: 2, width: width - 2, height: height - 3 };
     drawLine(context, this.series.values, area, Math.max(this.series.largest, 1e-9), {
-      colour: colourOf(this._colour), length: this.series.length, wide: 1.5,
+      colour: colourOf(this._colour), wide: 1.5,
+      length: windowOf(this.series.values.length, this.series.length),
     });
   }
 }

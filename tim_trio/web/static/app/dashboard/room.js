@@ -73,9 +73,9 @@ export class RoomDetails {
       { name: "account", label: t("dash.subscriber"), by: (/** @type {SubscriberView} */ row) => row.account, rising: true },
       { name: "state", label: t("dash.state"), by: (row) => ORDER.indexOf(stateOf(row)) * 1e15 + row.pendingBytes },
       { name: "queued", label: t("dash.queued"), by: ({ pendingBytes }) => pendingBytes, class: "number" },
-      { name: "trend", label: t("dash.trend"), class: "trend" },
+      { name: "trend", label: t("dash.trend"), class: "trend wide" },
       { name: "behind", label: t("dash.behind"), by: ({ pendingMs }) => pendingMs, class: "number" },
-      { name: "sent", label: t("dash.sent"), by: ({ bytesPerS }) => bytesPerS, class: "number" },
+      { name: "sent", label: t("dash.sent"), by: ({ bytesPerS }) => bytesPerS, class: "number wide" },
       { name: "lost", label: t("dash.lost_in_all"), by: ({ lost }) => lost, class: "number" },
       { name: "gaps", label: t("dash.gaps"), by: ({ gaps }) => gaps, class: "number wide" },
       { name: "since", label: t("dash.since"), by: ({ ageMs }) => ageMs, class: "number wide" },
@@ -196,7 +196,7 @@ export class RoomDetails {
     const state = h("span", { class: "badge" });
     const cells = {
       queued: h("td", { class: "number" }), behind: h("td", { class: "number" }),
-      sent: h("td", { class: "number" }), lost: h("td", { class: "number" }),
+      sent: h("td", { class: "number wide" }), lost: h("td", { class: "number" }),
       gaps: h("td", { class: "number wide" }), since: h("td", { class: "number wide" }),
     };
     const name = isNode
@@ -205,7 +205,7 @@ export class RoomDetails {
       : h("span", { class: "name" }, row.account);
     const element = h("tr", { "data-subscriber": row.account },
       h("th", { scope: "row" }, name), h("td", {}, state), cells.queued,
-      h("td", { class: "trend" }, this._trendOf(row.number).element),
+      h("td", { class: "trend wide" }, this._trendOf(row.number).element),
       cells.behind, cells.sent, cells.lost, cells.gaps, cells.since);
     return {
       element,
