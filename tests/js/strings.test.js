@@ -12,7 +12,8 @@ const APP = new URL("app/", STATIC);
 const entries = Object.entries(strings);
 
 /** All of the page's scripts but the table itself. */
-const source = readdirSync(APP).filter((name) => name !== "strings.js")
+const source = readdirSync(APP, { recursive: true, encoding: "utf8" })
+  .filter((name) => name.endsWith(".js") && name !== "strings.js")
   .map((name) => readFileSync(new URL(name, APP), "utf8")).join("\n");
 
 /** @param {string} text */
