@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -75,15 +75,29 @@ async def _watch_slowly(port: int, room: str) -> None:
             await trio.sleep(1 / 50)
 
 
-async def _run(port: int, started: list[Busy], ready: threading.Event, stop: trio.Event) -> None:
+async def _run(
+    port: int,
+    elsewhere: Sequence[int],
+    accept: Callable[[str], bool],
+    started: list[Busy],
+    ready: threading.Event,
+    stop: trio.Event,
+) -> None:
     url = f"tim://127.0.0.1:{port}"
+    # Some of those that watch, at other nodes of the cluster.
+    others_at = [f"tim://127.0.0.1:{each}" for each in (*elsewhere, port, port, port)]
     async with trio.open_nursery() as nursery, connect(url, account="alice") as alice:
         room = await alice.register_room()
+        while not accept(room):
+            await alice.remove_room(room)
+            room = await alice.register_room()
         nursery.start_soon(_publish, alice, room, FRAME_BYTES)
         clients = []
         others = []
-        for name, size in (("bob", 9000), ("carol", 2500), ("dora", 600)):
-            client = await nursery.start(_stay, url, name)
+        for name, size, at in zip(
+            ("bob", "carol", "dora"), (9000, 2500, 600), others_at, strict=False
+        ):
+            client = await nursery.start(_stay, at, name)
             clients.append(client)
             others.append(await client.register_room())
             nursery.start_soon(_publish, client, others[-1], size)
@@ -114,8 +128,15 @@ async def _stay(
 
 
 @contextmanager
-def busy_rooms(port: int) -> Iterator[Busy]:
-    """Publish and watch at a server until the block ends; its room removed ends nothing."""
+def busy_rooms(
+    port: int, elsewhere: Sequence[int] = (), accept: Callable[[str], bool] = bool
+) -> Iterator[Busy]:
+    """Publish and watch at a server until the block ends; its room removed ends nothing.
+
+    Args:
+        elsewhere: TCP ports of other nodes, for some of those that watch.
+        accept: says whether the busiest room may have this id.
+    """
     ready = threading.Event()
     started: list[Busy] = []
     stops: list[tuple[trio.Event, trio.lowlevel.TrioToken]] = []
@@ -124,7 +145,7 @@ def busy_rooms(port: int) -> Iterator[Busy]:
     async def main() -> None:
         stop = trio.Event()
         stops.append((stop, trio.lowlevel.current_trio_token()))
-        await _run(port, started, ready, stop)
+        await _run(port, elsewhere, accept, started, ready, stop)
 
     def run() -> None:
         try:

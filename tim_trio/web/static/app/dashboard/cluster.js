@@ -2,7 +2,7 @@
 
 import { h, setPhrase } from "../dom.js";
 import { t } from "../i18n.js";
-import { coreText, countText, durationText, rateText } from "./format.js";
+import { coreText, countText, rateText } from "./format.js";
 import { NONE, Table, put } from "./table.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -30,15 +30,12 @@ export class ClusterCard {
     this._table = new Table(t("dash.cluster"), [
       { name: "node", label: t("dash.node"), by: (/** @type {NodeView} */ node) => node.name, rising: true },
       { name: "state", label: t("dash.state") },
-      { name: "uptime", label: t("dash.since"), by: ({ uptimeMs }) => uptimeMs, class: "number wide" },
       { name: "rooms", label: t("dash.rooms"), by: ({ figures }) => figures.get("rooms") ?? 0, class: "number" },
       { name: "connections", label: t("dash.connections"), by: ({ figures }) => figures.get("connections") ?? 0, class: "number" },
       { name: "in", label: t("dash.in"), by: ({ rates }) => rates.bytesIn, class: "number wide" },
       { name: "out", label: t("dash.out"), by: ({ rates }) => rates.bytesOut, class: "number" },
       { name: "cpu", label: t("dash.cpu"), by: ({ rates }) => rates.cpu, class: "number wide" },
-      { name: "lagging", label: t("dash.lagging"), by: ({ figures }) => figures.get("lagging") ?? 0, class: "number wide" },
       { name: "failovers", label: t("dash.failovers"), by: ({ figures }) => figures.get("failovers") ?? 0, class: "number wide" },
-      { name: "links", label: t("dash.links"), class: "links wide" },
     ], ({ name }) => name, (node) => this._makeRow(node), "node");
     this.element = h("section", { class: "card cluster", hidden: true },
       h("div", { class: "row between" }, h("h2", {}, t("dash.cluster")),
@@ -75,12 +72,12 @@ export class ClusterCard {
         parts.push(svg("line", { x1: from.x, y1: from.y, x2: to.x, y2: to.y, class: "link-line" }));
       }
     }
-    const busiest = Math.max(1, ...nodes.map(({ rates }) => rates.bytesOut));
+    const busiest = Math.max(1, ...nodes.map(({ rates }) => rates.bytesOut || 0));
     for (const node of nodes) {
       const { x, y } = at.get(node.name) ?? { x: 0, y: 0 };
       const state = !node.answers ? "silent" : node.draining ? "draining" : "live";
       const circle = svg("circle", {
-        cx: x, cy: y, r: 15 + 9 * Math.sqrt(node.rates.bytesOut / busiest), class: `node ${state}`,
+        cx: x, cy: y, r: 15 + 9 * Math.sqrt((node.rates.bytesOut || 0) / busiest), class: `node ${state}`,
       });
       const label = svg("text", { x, y: y + (y < CENTRE ? -32 : 42), class: "node-name" });
       label.textContent = node.name.length > 16 ? `${node.name.slice(0, 15)}…` : node.name;
@@ -95,8 +92,8 @@ export class ClusterCard {
     const number = () => h("td", { class: "number" });
     const wide = () => h("td", { class: "number wide" });
     const cells = {
-      uptime: wide(), rooms: number(), connections: number(), in: wide(), out: number(), cpu: wide(),
-      lagging: wide(), failovers: wide(), links: h("td", { class: "links wide" }),
+      rooms: number(), connections: number(), in: wide(), out: number(), cpu: wide(),
+      failovers: wide(),
     };
     const state = h("span", { class: "badge" });
     const element = h("tr", { "data-node": node.name },
@@ -111,15 +108,12 @@ export class ClusterCard {
           : now.name === this._here ? "here" : "live";
         setPhrase(state, "", t(`dash.node_${kind}`));
         state.dataset.state = kind;
-        put(cells.uptime, now.answers ? durationText(now.uptimeMs) : NONE);
         put(cells.rooms, figure("rooms"));
         put(cells.connections, figure("connections"));
         put(cells.in, now.answers ? rateText(now.rates.bytesIn) : NONE);
         put(cells.out, now.answers ? rateText(now.rates.bytesOut) : NONE);
         put(cells.cpu, now.answers ? coreText(now.rates.cpu) : NONE);
-        put(cells.lagging, figure("lagging"));
         put(cells.failovers, figure("failovers"));
-        put(cells.links, now.links.join(", ") || NONE);
       },
     };
   }

@@ -167,7 +167,7 @@ export class Feed {
         }
         // The same frames come to each of its nodes; who lags does so at one.
         for (const name of /** @type {const} */ (["viewers", "sources", "bytesPerS", "framesPerS"])) {
-          all[name] = Math.max(all[name] || 0, one[name] || 0);
+          if (!(all[name] >= one[name])) all[name] = Number.isNaN(one[name]) ? all[name] : one[name];
         }
         for (const name of /** @type {const} */ (["lagging", "lost", "gaps"])) all[name] += one[name];
         all.presentAt.push(node);

@@ -49,12 +49,12 @@ export class Overview {
     this._table = new Table(t("dash.rooms"), [
       { name: "room", label: t("dash.room"), by: (/** @type {RoomView} */ row) => row.room, rising: true },
       { name: "creator", label: t("dash.creator"), by: ({ creator }) => creator, rising: true, class: "wide" },
-      { name: "mode", label: t("dash.mode"), by: ({ mode }) => mode, class: "wide" },
+      { name: "mode", label: t("dash.mode"), by: ({ mode }) => mode, class: "wider" },
       { name: "ranking", label: t("dash.ranking"), class: "ranking" },
       { name: "sources", label: t("dash.publishers"), by: ({ sources }) => sources, class: "number wide" },
       { name: "viewers", label: t("dash.viewers"), by: ({ viewers }) => viewers, class: "number" },
       { name: "rate", label: t("dash.rate"), by: ({ bytesPerS }) => Math.round(bytesPerS / 2000), class: "number" },
-      { name: "trend", label: t("dash.trend"), class: "trend wide" },
+      { name: "trend", label: t("dash.trend"), class: "trend wider" },
       { name: "lagging", label: t("dash.lagging"), by: ({ lagging }) => lagging, class: "number" },
       { name: "lost", label: t("dash.lost_in_all"), by: ({ lost }) => lost, class: "number wide" },
     ], ({ room }) => room, (row) => this._makeRow(row), "rate");
@@ -121,7 +121,7 @@ export class Overview {
   /** @param {RoomView} row */
   _makeRow(row) {
     const cells = {
-      mode: h("td", { class: "wide" }), ranking: h("td", { class: "ranking" }),
+      mode: h("td", { class: "wider" }), ranking: h("td", { class: "ranking" }),
       sources: h("td", { class: "number wide" }), viewers: h("td", { class: "number" }),
       rate: h("td", { class: "number" }), lagging: h("td", { class: "number" }),
       lost: h("td", { class: "number wide" }),
@@ -129,7 +129,7 @@ export class Overview {
     const element = h("tr", { "data-room": row.room },
       h("th", { scope: "row" }, h("a", { href: `#dashboard=${row.room}`, class: "room-id" }, row.room)),
       h("td", { class: "wide name" }, row.creator), cells.mode, cells.ranking, cells.sources,
-      cells.viewers, cells.rate, h("td", { class: "trend wide" }, this._trendOf(row.room).element),
+      cells.viewers, cells.rate, h("td", { class: "trend wider" }, this._trendOf(row.room).element),
       cells.lagging, cells.lost);
     setPhrase(cells.mode, "", t(row.mode === RoomMode.live ? "dash.mode_live" : "dash.mode_reliable"));
     return {
