@@ -117,6 +117,14 @@ async def _serve(config: ServerConfig, accounts: Accounts, is_worker: bool, gree
         host = Address.parse(config.advertise).host if config.advertise else "127.0.0.1"
         listeners += open_listeners(host, 0, option="--advertise")
         config = attrs.evolve(config, advertise=describe(listeners[-1]))
+    link_listeners = [
+        # Of each worker's own, likewise.
+        sock
+        for address in config.link_tls
+        for sock in open_listeners(
+            address.host, 0 if is_worker else address.port, option="link_tls"
+        )
+    ]
     tls_listeners = _open_listeners(config.tls, "--tls", is_worker)
     web_listeners = _open_listeners(config.web, "--web", is_worker)
     web_tls_listeners = _open_listeners(config.web_tls, "--web-tls", is_worker)
@@ -125,15 +133,23 @@ async def _serve(config: ServerConfig, accounts: Accounts, is_worker: bool, gree
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
         trio.open_signal_receiver(signal.SIGUSR1) as questions,
     ):
-        async with _cluster(config, server, listeners, is_worker) as node:
+        async with _cluster(config, server, listeners, link_listeners, is_worker) as node:
             async with trio.open_nursery() as nursery:
-                await nursery.start(partial(server.serve, listeners, tls_listeners=tls_listeners))
+                await nursery.start(
+                    partial(
+                        server.serve,
+                        listeners,
+                        tls_listeners=tls_listeners,
+                        link_listeners=link_listeners,
+                    )
+                )
                 await nursery.start(
                     partial(web.serve, web_listeners, tls_listeners=web_tls_listeners)
                 )
                 for kind, opened in (
                     ("tcp", listeners),
                     ("tls", tls_listeners),
+                    ("link-tls", link_listeners),
                     ("web", web_listeners),
                     ("web-tls", web_tls_listeners),
                 ):
@@ -150,7 +166,11 @@ async def _serve(config: ServerConfig, accounts: Accounts, is_worker: bool, gree
 
 @contextlib.asynccontextmanager
 async def _cluster(
-    config: ServerConfig, server: Server, listeners: list[socket.socket], is_worker: bool
+    config: ServerConfig,
+    server: Server,
+    listeners: list[socket.socket],
+    link_listeners: list[socket.socket],
+    is_worker: bool,
 ) -> AsyncIterator[Node | None]:
     """Make the server a node of its cluster, if it belongs to one."""
     if not config.cluster:
@@ -160,7 +180,9 @@ async def _cluster(
     from tim_trio.cluster.configured import cluster_settings
     from tim_trio.cluster.service import open_cluster
 
-    settings = cluster_settings(config, [describe(listener) for listener in listeners])
+    settings = cluster_settings(
+        config, [*map(describe, listeners)], [*map(describe, link_listeners)]
+    )
     async with open_cluster(server, settings) as node:
         if not is_worker:  # whoever comes again to the shared port finds another worker
             server.refuge = node.refuge

@@ -263,6 +263,22 @@ class ServerConfig:
         "cluster: HOST:PORT where other nodes and their clients reach this one's TCP port; "
         "empty is the first address of tcp, if it names one",
     )
+    link_tls: Annotated[tuple[Address, ...], PlainValidator(_parse_addresses)] = _key(
+        (),
+        "cluster: where other nodes link to this one with TLS, HOST:PORT; the host, or that of "
+        "advertise where it is every interface, is what the certificate must be for. All nodes "
+        "have it or none; without it links are plain TCP",
+    )
+    link_tls_cert: str = _key(
+        "",
+        "cluster: the file with this node's certificate for links, for both ends of TLS, and "
+        "the chain behind it, in PEM form; read again when it changes, as the next two are",
+    )
+    link_tls_key: str = _key("", "cluster: the file with its private key, without a passphrase")
+    link_tls_ca: str = _key(
+        "",
+        "cluster: the file with the authority that issues the nodes' certificates, and no others",
+    )
     node_weight: int = _key(
         1,
         "cluster: this node's share of the rooms, in proportion to the others'",
@@ -525,6 +541,15 @@ def _build(values: Mapping[str, object]) -> ServerConfig:
         raise ConfigError(
             "cluster_secret_file: a node of a cluster needs the file with the cluster's secret"
         )
+    if config.link_tls:
+        for name in ("cluster", "link_tls_cert", "link_tls_key", "link_tls_ca"):
+            if not getattr(config, name):
+                raise ConfigError(
+                    f"{name}: links with TLS (link_tls) need cluster, link_tls_cert, "
+                    "link_tls_key and link_tls_ca"
+                )
+        if len(config.link_tls) > 1:
+            raise ConfigError("link_tls: one address is all that other nodes are told of")
     anyone_may_enter = config.auth == "open"
     if anyone_may_enter and not config.insecure_open:
         listeners = [

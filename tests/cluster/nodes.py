@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -14,8 +15,9 @@ from tim_trio.cluster.room import SharedRoom
 from tim_trio.cluster.service import ClusterSettings, Node, open_cluster
 from tim_trio.limits import Limits
 from tim_trio.net.client import Client, connect
-from tim_trio.net.listening import open_listeners
+from tim_trio.net.listening import describe, open_listeners
 from tim_trio.net.server import Server
+from tim_trio.net.tls import NodeTls
 from tim_trio.protocol.room_ids import parse_room_id
 
 SECRET: Final = b"a secret of the tests, long enough"
@@ -69,6 +71,8 @@ class Cloud:
     nursery: trio.Nursery
     #: Makes a node's server of its name.
     make_server: Callable[[str], Server]
+    #: Gives a node's certificate for links; None for links in plain TCP.
+    tls_of: Callable[[str], NodeTls | None] = lambda _: None
     nodes: dict[str, RunningNode] = attrs.field(factory=dict)
 
     def __getitem__(self, name: str) -> RunningNode:
@@ -98,21 +102,26 @@ class Cloud:
         server = self.make_server(name)
         listeners = open_listeners("127.0.0.1", 0, option="--tcp")
         port = listeners[0].getsockname()[1]
+        tls = self.tls_of(name)
+        link_listeners = [] if tls is None else open_listeners("127.0.0.1", 0)
+        chosen = ClusterSettings(
+            endpoints=[self.etcd_url],
+            address=f"127.0.0.1:{port}",
+            secret=SECRET,
+            prefix=self.prefix,
+            weight=settings.get("weight", 1),
+            fanout=settings.get("fanout", 64),
+            lease_s=settings.get("lease_s", 5),
+            link_tls=tls,
+            link_address="".join(map(describe, link_listeners)),
+        )
         with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(server.serve, listeners)
-                chosen = ClusterSettings(
-                    endpoints=[self.etcd_url],
-                    address=f"127.0.0.1:{port}",
-                    secret=SECRET,
-                    prefix=self.prefix,
-                    weight=settings.get("weight", 1),
-                    fanout=settings.get("fanout", 64),
-                    lease_s=settings.get("lease_s", 5),
+            async with open_cluster(server, chosen) as node, trio.open_nursery() as nursery:
+                await nursery.start(
+                    functools.partial(server.serve, listeners, link_listeners=link_listeners)
                 )
-                async with open_cluster(server, chosen) as node:
-                    task_status.started(RunningNode(name, port, server, node, scope))
-                    await trio.sleep_forever()
+                task_status.started(RunningNode(name, port, server, node, scope))
+                await trio.sleep_forever()
 
     async def agree(self) -> None:
         """Wait until all nodes see all."""
@@ -137,13 +146,14 @@ async def cloud(
     *names: str,
     limits: Limits | None = None,
     make_server: Callable[[str], Server] | None = None,
+    tls_of: Callable[[str], NodeTls | None] = lambda _: None,
     **settings: int,
 ) -> AsyncIterator[Cloud]:
     def default_server(name: str) -> Server:
         return Server(limits or Limits(), node_name=name)
 
     async with trio.open_nursery() as nursery:
-        made = Cloud(etcd_url, prefix, nursery, make_server or default_server)
+        made = Cloud(etcd_url, prefix, nursery, make_server or default_server, tls_of)
         for name in names:
             await made.add(name, **settings)
         yield made

@@ -8,10 +8,12 @@ import pytest
 
 from tests.cluster.etcd_process import EtcdMember, free_ports
 from tests.cluster.processes import running_nodes
+from tests.net.certificates import Certificates
 from tim_trio.cluster.configured import ClusterConfigError, cluster_settings
 from tim_trio.cluster.secret import SecretFileError, Verifier, prove, read_secret
 from tim_trio.config import Address, ConfigError, ServerConfig, load_config
 from tim_trio.errors import Code, RoomError
+from tim_trio.net.tls import TlsFileError
 
 SECRET = "0123456789abcdef"
 
@@ -64,6 +66,35 @@ def test_a_cluster_needs_its_secret() -> None:
     with pytest.raises(ConfigError, match="advertise"):
         load_config(file=None, env={}, overrides={"advertise": "nowhere"})
     assert Address.parse("a:1").port == 1
+
+
+def test_links_with_tls_need_all_their_files(tmp_path: Path, secret: str) -> None:
+    files = Certificates(tmp_path)
+    given = {
+        "cluster": "etcd://a:1",
+        "cluster_secret_file": secret,
+        "link_tls": "0.0.0.0:7700",
+        "link_tls_cert": str(files.certificate),
+        "link_tls_key": str(files.key),
+        "link_tls_ca": str(files.authority),
+    }
+    for key in ("cluster", "link_tls_cert", "link_tls_key", "link_tls_ca"):
+        with pytest.raises(ConfigError, match=f"^{key}: "):
+            load_config(file=None, env={}, overrides={**given, key: ""})
+    with pytest.raises(ConfigError, match="link_tls: one address"):
+        load_config(file=None, env={}, overrides={**given, "link_tls": "a:1,b:1"})
+    config = load_config(file=None, env={}, overrides=given)
+    settings = cluster_settings(config, ["10.0.0.1:7600"], ["0.0.0.0:7701"])
+    assert settings.link_address == "10.0.0.1:7701"
+    config = load_config(file=None, env={}, overrides={**given, "link_tls": "n1.example:0"})
+    settings = cluster_settings(config, ["10.0.0.1:7600"], ["10.0.0.1:7701"])
+    assert settings.link_address == "n1.example:7701"
+    (tmp_path / "ca.pem").write_text("nothing")
+    with pytest.raises(TlsFileError, match=r"ca\.pem does not hold certificates of authorities"):
+        cluster_settings(config, ["10.0.0.1:7600"], ["10.0.0.1:7701"])
+    (tmp_path / "ca.pem").unlink()
+    with pytest.raises(TlsFileError, match=r"cannot read .*ca\.pem"):
+        cluster_settings(config, ["10.0.0.1:7600"], ["10.0.0.1:7701"])
 
 
 def test_secrets_that_are_none(tmp_path: Path) -> None:

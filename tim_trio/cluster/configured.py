@@ -5,29 +5,44 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from tim_trio.cluster.etcd import parse_endpoints
 from tim_trio.cluster.secret import read_secret
 from tim_trio.cluster.service import ClusterSettings
 from tim_trio.config import Address, ServerConfig
 from tim_trio.errors import TimError
+from tim_trio.net.tls import NodeTls
+
+_EVERYWHERE: Final = ("0.0.0.0", "::")
 
 
 class ClusterConfigError(TimError):
     """A node cannot be configured like this; the message is one line for a person."""
 
 
-def cluster_settings(config: ServerConfig, bound: Sequence[str]) -> ClusterSettings:
+def cluster_settings(
+    config: ServerConfig, bound: Sequence[str], bound_links: Sequence[str] = ()
+) -> ClusterSettings:
     """Return how this server takes part. Blocks: it reads files.
 
-    ``bound``: the addresses its plain TCP listeners have, as ``HOST:PORT``.
+    ``bound``: the addresses its plain TCP listeners have, as ``HOST:PORT``;
+    ``bound_links``: those of its link port.
 
     Raises:
-        ClusterConfigError, SecretFileError: one line that says what is wrong.
+        ClusterConfigError, SecretFileError, TlsFileError: one line that says what is wrong.
     """
+    address = _advertised(config, bound)
+    link_tls = None
+    if bound_links:
+        link_tls = NodeTls(
+            Path(config.link_tls_cert), Path(config.link_tls_key), Path(config.link_tls_ca)
+        )
     return ClusterSettings(
         endpoints=parse_endpoints(config.cluster),
-        address=_advertised(config, bound),
+        address=address,
+        link_tls=link_tls,
+        link_address=_link_address(config, address, bound_links),
         secret=read_secret(Path(config.cluster_secret_file)),
         weight=config.node_weight,
         fanout=config.link_fanout,
@@ -42,11 +57,22 @@ def _advertised(config: ServerConfig, bound: Sequence[str]) -> str:
         return config.advertise
     for text in bound:
         address = Address.parse(text)
-        if address.host not in ("0.0.0.0", "::"):
+        if address.host not in _EVERYWHERE:
             return text
     raise ClusterConfigError(
         "advertise: other nodes must know where this one is; give --advertise HOST:PORT"
     )
+
+
+def _link_address(config: ServerConfig, address: str, bound_links: Sequence[str]) -> str:
+    """Return where others reach the link port: by the name that was configured, which its
+    certificate is for."""
+    if not bound_links:
+        return ""
+    host = config.link_tls[0].host
+    if host in _EVERYWHERE:
+        host = Address.parse(address).host
+    return str(Address(host, Address.parse(bound_links[0]).port))
 
 
 def _read_password(file: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Final
 
@@ -17,8 +18,10 @@ from tim_trio.cluster.membership import NodeInfo
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.session import AGENT, PeerClosed, Session
 from tim_trio.errors import ClusterError, RemoteProtocolError
-from tim_trio.net.connection import Arrival, TcpConnection, configure_socket
+from tim_trio.net.byte_socket import ByteSocket
+from tim_trio.net.connection import Arrival, TcpConnection, configure_socket, shake_hands
 from tim_trio.net.readiness import ReadinessLoop
+from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.protocol.decoder import ControlFrame
 from tim_trio.protocol.layout import MAGIC, VERSION
 from tim_trio.protocol.messages import (
@@ -115,8 +118,34 @@ async def connect(address: str, timeout_s: float) -> socket.socket:
     raise DialFailed(f"{address}: {problem}")
 
 
+async def connect_tls(address: str, context: ssl.SSLContext, timeout_s: float) -> TlsSocket:
+    """Return a socket whose TLS is ready, to whom has a certificate for that host.
+
+    Raises:
+        DialFailed: nobody answers in time, or it is not who it should be.
+    """
+    raw = await connect(address, timeout_s)
+    problem = "no TLS in time"
+    try:
+        tls = TlsSocket(raw, context, server_hostname=address.rpartition(":")[0].strip("[]"))
+        with trio.move_on_after(timeout_s):
+            await shake_hands(tls)
+            return tls
+    except ssl.SSLCertVerificationError as error:
+        problem = f"its certificate: {error.verify_message}"
+    except ssl.SSLError as error:
+        problem = f"no TLS: {error.reason}"
+    except OSError as error:
+        problem = str(error)
+    except BaseException:
+        raw.close()
+        raise
+    raw.close()
+    raise DialFailed(f"{address}: {problem}")
+
+
 def open_dialed(
-    sock: socket.socket,
+    sock: ByteSocket,
     manager: RoomManager,
     readiness: ReadinessLoop[Arrival],
     me: NodeInfo,

@@ -13,16 +13,18 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
-from tim_trio.cluster.dialing import DialFailed, connect, open_dialed
+from tim_trio.cluster.dialing import DialFailed, connect, connect_tls, open_dialed
 from tim_trio.cluster.link import NodeLink
-from tim_trio.cluster.membership import EventLog, Membership
+from tim_trio.cluster.membership import EventLog, Membership, NodeInfo
 from tim_trio.cluster.secret import Verifier, prove
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.session import Session
 from tim_trio.errors import Code, RemoteProtocolError, room_error
+from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import Arrival, TcpConnection
 from tim_trio.net.readiness import ReadinessLoop
+from tim_trio.net.tls import NodeTls
 from tim_trio.protocol.messages import Authenticate, Link, LinkAnswer, LinkExpelled
 from tim_trio.protocol.runs import Run
 
@@ -58,6 +60,8 @@ class Links:
     secret: bytes = attrs.field(repr=False)
     nursery: trio.Nursery
     readiness: ReadinessLoop[Arrival]
+    #: Where links are made with TLS alone.
+    tls: NodeTls | None = None
     host: LinksHost = attrs.field(init=False)
     established: dict[str, NodeLink] = attrs.field(factory=dict, init=False)
     lost: set[str] = attrs.field(factory=set, init=False)
@@ -116,7 +120,7 @@ class Links:
         info = self.membership.nodes.get(peer)
         if info is None or self.membership.expelled.is_set():
             raise DialFailed(f"{peer} is not a member, or we are not")
-        sock = await connect(info.address, _DIAL_S)
+        sock = await self._connect(info)
         proof = prove(self.secret, self.me, peer, time.time_ns() // 1_000_000)
         done = trio.Event()
 
@@ -147,6 +151,15 @@ class Links:
         if not done.is_set():
             connection.close(Code.HANDSHAKE_TIMEOUT)
         self._connections.pop(connection.session.outbox, None)
+
+    async def _connect(self, info: NodeInfo) -> ByteSocket:
+        if self.tls is None and not info.link:
+            return await connect(info.address, _DIAL_S)
+        if self.tls is None:
+            raise DialFailed(f"{info.name} takes links with TLS alone, and we have no link_tls")
+        if not info.link:
+            raise DialFailed(f"{info.name} has no link_tls, and we make links with TLS alone")
+        return await connect_tls(info.link, self.tls.dialing, _DIAL_S)
 
     def _redial_later(self, peer: str) -> None:
         """Link to a member again that could not be reached, until it can."""

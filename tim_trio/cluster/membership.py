@@ -49,6 +49,7 @@ class NodeInfo:
         address: ``HOST:PORT`` where other nodes reach it.
         incarnation: differs each time the node starts, and rises.
         draining: it is about to leave and takes no rooms.
+        link: where they reach it with TLS; empty for links in plain TCP to ``address``.
     """
 
     name: str
@@ -56,6 +57,7 @@ class NodeInfo:
     weight: int = 1
     incarnation: int = 0
     draining: bool = False
+    link: str = ""
 
     def dump(self) -> bytes:
         return json.dumps(attrs.asdict(self)).encode()
@@ -71,6 +73,7 @@ class NodeInfo:
                 weight=int(values["weight"]),
                 incarnation=int(values["incarnation"]),
                 draining=bool(values["draining"]),
+                link=str(values.get("link", "")),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not what a node writes: {error!r}") from None

@@ -18,15 +18,18 @@ from tim_trio.cluster.bans import SharedBans
 from tim_trio.cluster.cluster import Cluster
 from tim_trio.cluster.directory import EtcdDirectory
 from tim_trio.cluster.etcd import EtcdClient, open_etcd
+from tim_trio.cluster.link_port import NoAccounts
 from tim_trio.cluster.links import Links
 from tim_trio.cluster.membership import LEASE_S, Membership, NodeInfo, new_incarnation
 from tim_trio.cluster.presence import Presence
 from tim_trio.cluster.requests import ManagersDirectory, Requests
+from tim_trio.core.accounts import Gate
 from tim_trio.core.relations import MemoryRelations
 from tim_trio.errors import ClusterError
 from tim_trio.log import get_logger
 from tim_trio.net.client.plain_nursery import open_plain_nursery
 from tim_trio.net.server import Server
+from tim_trio.net.tls import NodeTls
 
 PREFIX = "tim_trio/"
 
@@ -54,6 +57,9 @@ class ClusterSettings:
     tls: ssl.SSLContext | None = None
     prefix: str = PREFIX
     lease_s: int = LEASE_S
+    #: Links with TLS alone: our certificate, and where others reach our link port.
+    link_tls: NodeTls | None = None
+    link_address: str = ""
 
 
 @attrs.define(eq=False)
@@ -118,12 +124,21 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
             address=settings.address,
             weight=settings.weight,
             incarnation=new_incarnation(),
+            link=settings.link_address,
         )
         directory = EtcdDirectory(client, settings.prefix)
         membership = Membership(
             client, settings.prefix, me, _log, lambda: None, lease_s=settings.lease_s
         )
-        links = Links(server.manager, membership, _log, settings.secret, nursery, server.readiness)
+        links = Links(
+            server.manager,
+            membership,
+            _log,
+            settings.secret,
+            nursery,
+            server.readiness,
+            settings.link_tls,
+        )
         cluster = Cluster(
             server.manager,
             membership,
@@ -146,7 +161,12 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
         server.manager.directory = ManagersDirectory(directory, nursery)
         server.manager.elsewhere = requests
         server.manager.on_presence = lambda account, _: presence.note(account)
-        server.gate.links = links
+        if settings.link_tls is None:
+            server.gate.links = links
+        else:
+            server.link_tls = settings.link_tls
+            server.link_gate = Gate(NoAccounts(), links=links)
+            nursery.start_soon(settings.link_tls.follow)
         await nursery.start(membership.run)
         if shared is not None:
             await nursery.start(shared.run)

@@ -64,6 +64,9 @@ class Server:
     authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
     relations: Relations = attrs.field(factory=MemoryRelations)
     tls: ServerTls | None = None
+    #: For connections to the link listeners: other nodes, who show certificates.
+    link_tls: ServerTls | None = None
+    link_gate: Gate[Session] | None = None
     #: Returns where clients may go when this server stops; empty for nowhere.
     refuge: Callable[[], str] = str
     gate: Gate[Session] = attrs.field(init=False)
@@ -91,6 +94,7 @@ class Server:
         listeners: Sequence[socket.socket],
         *,
         tls_listeners: Sequence[socket.socket] = (),
+        link_listeners: Sequence[socket.socket] = (),
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept and serve until cancelled or `drain` is through.
@@ -116,11 +120,16 @@ class Server:
                     nursery.start_soon(self.tls.follow)
                     for listener in tls_listeners:
                         nursery.start_soon(self._accept, listener, nursery, self.tls)
+                if self.link_gate is not None:
+                    for listener in link_listeners:
+                        nursery.start_soon(
+                            self._accept, listener, nursery, self.link_tls, self.link_gate
+                        )
                 task_status.started()
                 await self._all_gone.wait()
                 nursery.cancel_scope.cancel()
         finally:
-            for listener in (*listeners, *tls_listeners):
+            for listener in (*listeners, *tls_listeners, *link_listeners):
                 listener.close()
 
     async def drain(self) -> None:
@@ -159,14 +168,20 @@ class Server:
         return self._draining
 
     async def _accept(
-        self, listener: socket.socket, nursery: trio.Nursery, tls: ServerTls | None = None
+        self,
+        listener: socket.socket,
+        nursery: trio.Nursery,
+        tls: ServerTls | None = None,
+        gate: Gate[Session] | None = None,
     ) -> None:
+        """``gate``: another than that of accounts."""
+
         def take(sock: socket.socket, address: str) -> None:
             refusal = (
                 self.refusal(address) if self.may_connect(address) else Code.TOO_MANY_CONNECTIONS
             )
             if refusal is None:
-                self._admit(sock, address, nursery, tls)
+                self._admit(sock, address, nursery, tls, gate or self.gate)
             elif tls is None:
                 self._refuse(sock, address, refusal)
             else:
@@ -202,7 +217,12 @@ class Server:
             sock.recv(MAX_GREETING_BYTES)
 
     def _admit(
-        self, sock: socket.socket, address: str, nursery: trio.Nursery, tls: ServerTls | None
+        self,
+        sock: socket.socket,
+        address: str,
+        nursery: trio.Nursery,
+        tls: ServerTls | None,
+        gate: Gate[Session],
     ) -> None:
         """Start a connection, which is welcome."""
         try:
@@ -213,7 +233,7 @@ class Server:
                 address,
                 self.manager,
                 self.readiness,
-                self.gate,
+                gate,
                 is_loopback=is_loopback(address),
             )
         except OSError:  # some systems refuse options on a socket that was reset

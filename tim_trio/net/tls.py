@@ -1,6 +1,6 @@
-"""The server's certificate: files in, TLS contexts out, read again when they change.
+"""Certificates of servers and nodes: files in, TLS contexts out, read again when they change.
 
-Source: docs/operations.md, "TLS".
+Source: docs/operations.md, "TLS"; docs/cluster.md, "Links with TLS".
 """
 
 from __future__ import annotations
@@ -37,16 +37,25 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     Raises:
         TlsFileError: what is wrong with which file.
     """
-    for path in (certificate, key):
-        try:
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            raise TlsFileError(f"cannot read {path}: {error.strerror or error}") from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Nobody needs it, and each costs us a handshake.
     context.options |= ssl.OP_NO_RENEGOTIATION
+    _load_pair(context, certificate, key)
+    return context
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise TlsFileError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    for path in (certificate, key):
+        _check_readable(path)
     is_locked = False
 
     def ask_nobody() -> str:
@@ -61,7 +70,6 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         if is_locked:
             raise TlsFileError(f"{key} asks for a passphrase: give a key without one") from None
         raise TlsFileError(_explain(error, certificate, key)) from None
-    return context
 
 
 def _explain(error: ssl.SSLError, certificate: Path, key: Path) -> str:
@@ -90,8 +98,15 @@ class ServerTls:
         self._certificate = certificate
         self._key = key
         self._seen = self._fingerprint()
-        self.context = server_context(certificate, key)
+        self._load()
         self._warn_of_permissions()
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        return self._certificate, self._key
+
+    def _load(self) -> None:
+        self.context = server_context(self._certificate, self._key)
 
     def reload(self) -> bool:
         """Read the files if they have changed; say whether there is a new pair. Blocks.
@@ -106,7 +121,7 @@ class ServerTls:
         # First what they look like, then what is in them: a change in between
         # is seen the next time.
         self._seen = found
-        self.context = server_context(self._certificate, self._key)
+        self._load()
         self._warn_of_permissions()
         return True
 
@@ -121,7 +136,7 @@ class ServerTls:
                 _log.error("certificate not usable, the old one stays", reason=str(error))
 
     def _fingerprint(self) -> tuple[object, ...]:
-        return tuple(map(_look_at, (self._certificate, self._key)))
+        return tuple(map(_look_at, self._files))
 
     def _warn_of_permissions(self) -> None:
         try:
@@ -134,6 +149,50 @@ class ServerTls:
                 file=str(self._key),
                 mode=f"{stat.S_IMODE(mode):o}",
             )
+
+
+class NodeTls(ServerTls):
+    """Both ends of the links between nodes: each shows a certificate of one authority.
+
+    Attributes:
+        context: for those who dial us. It takes no other certificates.
+        dialing: for those whom we dial; it checks their host's name as well.
+    """
+
+    dialing: ssl.SSLContext
+
+    def __init__(
+        self,
+        certificate: Path,
+        key: Path,
+        authority: Path,
+        *,
+        poll_interval_s: float = _POLL_INTERVAL_S,
+    ) -> None:
+        self._authority = authority
+        super().__init__(certificate, key, poll_interval_s=poll_interval_s)
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        return self._certificate, self._key, self._authority
+
+    def _load(self) -> None:
+        accepting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # A link is not resumed: it shows its certificate each time.
+        accepting.num_tickets = 0
+        accepting.verify_mode = ssl.CERT_REQUIRED
+        dialing = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        for context in (accepting, dialing):
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            _load_pair(context, self._certificate, self._key)
+            _check_readable(self._authority)
+            try:
+                context.load_verify_locations(self._authority)
+            except ssl.SSLError:
+                raise TlsFileError(
+                    f"{self._authority} does not hold certificates of authorities, in PEM form"
+                ) from None
+        self.context, self.dialing = accepting, dialing
 
 
 def _look_at(path: Path) -> tuple[int, ...] | None:

@@ -28,7 +28,8 @@ _MAX_UNSENT_BYTES: Final = 2 * _CHUNK_BYTES
 
 
 class TlsSocket:
-    """The server's end of TLS over a connected non-blocking socket, which it owns.
+    """One end of TLS over a connected non-blocking socket, which it owns: the server's,
+    or the client's where there is a ``server_hostname``.
 
     A `ByteSocket` once `shake_hands` has returned True. Waiting is the
     owner's: for readable after BlockingIOError of ``recv``, for writable after
@@ -45,6 +46,7 @@ class TlsSocket:
         "_ended",
         "_held",
         "_incoming",
+        "_is_server",
         "_object",
         "_outgoing",
         "_owed",
@@ -54,11 +56,19 @@ class TlsSocket:
         "is_ready",
     )
 
-    def __init__(self, raw: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, raw: socket.socket, context: ssl.SSLContext, *, server_hostname: str | None = None
+    ) -> None:
         self._raw = raw
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._is_server = server_hostname is None
+        self._object = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=self._is_server,
+            server_hostname=server_hostname,
+        )
         self.is_ready = False
         self._ended = False
         #: Ciphertext for the first `send`: tickets for a next time, which a
@@ -108,7 +118,7 @@ class TlsSocket:
                     self._send_alert()  # to whom would understand it
                 raise
             else:
-                if self._object.version() == "TLSv1.3":
+                if self._is_server and self._object.version() == "TLSv1.3":
                     self._held = self._outgoing.read()
                 self._collect()
                 self.is_ready = self._flush()
