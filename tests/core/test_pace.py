@@ -248,3 +248,26 @@ def test_the_source_never_stops_for_good_and_nobody_is_sent_too_much(
         course.pace.grant(flow.subscription, course.pace.passed - flow.base + WINDOW)
     if flows:
         assert course.left() >= FRAME
+
+
+def test_who_holds_a_source_up(course: Course) -> None:
+    slow, quick = course.join(), course.join()
+    course.send(6 * FRAME, slow)
+    pace = course.pace
+    assert [pace.pending_bytes(each.subscription) for each in (slow, quick)] == [600, 0]
+    assert not pace.is_held_up_by(slow.subscription)
+    course.send(FRAME, slow)
+    assert pace.is_held_up_by(slow.subscription)
+    # A quarter of the window is left to it, and it has granted no more.
+    assert pace.is_held_up_by(quick.subscription)
+    pace.grant(quick.subscription, 10 * WINDOW)
+    assert not pace.is_held_up_by(quick.subscription)
+
+
+def test_a_subscriber_that_gets_nothing_of_a_source_holds_it_up_no_more(course: Course) -> None:
+    flow = course.join()
+    course.send(8 * FRAME, flow)
+    assert course.pace.is_held_up_by(flow.subscription)
+    course.pace.leave(flow.subscription)
+    assert course.pace.pending_bytes(flow.subscription) == 0
+    assert not course.pace.is_held_up_by(flow.subscription)

@@ -458,3 +458,50 @@ def test_what_a_form_has_nothing_to_say_for_is_neither_sent_nor_queued(
         one.hear(TrackWriter().run(END, size=FRAME))
         assert one.peer.outbox.pending_bytes == 0
     assert listener.peer.new() == []
+
+
+def test_what_was_left_out_is_counted_for_it_its_room_and_the_node(
+    listener: Listener, writer: TrackWriter
+) -> None:
+    lag(listener, writer)
+    listener.hear(writer.run(0, size=FRAME))
+    subscription, node = listener.subscription, listener.node
+    assert (subscription.lost, subscription.gaps, node.lost, node.lost_bytes) == (
+        2,
+        0,
+        2,
+        2 * FRAME,
+    )
+    assert (subscription.tally.lagging, subscription.tally.lost) == (1, 2)
+    # The run that brings it back: what is before its KEY is lost as well.
+    listener.hear(writer.run(0, KEY, 0, size=FRAME))
+    assert (subscription.lost, subscription.gaps, node.lost) == (3, 1, 3)
+    assert (subscription.left_out_frames, subscription.left_out_bytes) == (3, 3 * FRAME)
+    assert (subscription.tally.lagging, subscription.tally.gaps, subscription.tally.lost) == (
+        0,
+        1,
+        3,
+    )
+
+
+def test_a_newcomer_loses_nothing_and_gets_nothing(listener: Listener, writer: TrackWriter) -> None:
+    listener.hear(writer.run(KEY, size=FRAME))
+    listener.subscription.wait_for_key(listener.track())
+    listener.hear(writer.run(0, 0, size=FRAME))
+    subscription = listener.subscription
+    assert (subscription.lost, subscription.tally.lagging, listener.node.lost) == (0, 0, 0)
+    assert (subscription.left_out_frames, subscription.left_out_bytes) == (2, 2 * FRAME)
+
+
+def test_an_end_is_not_left_out(listener: Listener, writer: TrackWriter) -> None:
+    lag(listener, writer)
+    fill(listener.peer, LIMITS.backlog_bytes)
+    listener.hear(writer.run(0, END, size=FRAME))
+    assert (listener.subscription.lost, listener.subscription.gaps) == (2, 1)
+
+
+def test_subscriptions_are_numbered() -> None:
+    node = Node(LIMITS)
+    outbox = make_peer(node).outbox
+    assert [Subscription(ROOM, outbox, node).number for _ in range(3)] == [1, 2, 3]
+    assert node.subscribed == 3
