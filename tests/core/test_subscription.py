@@ -26,7 +26,7 @@ from tim_trio.core.form import Buffer
 from tim_trio.core.node import Node
 from tim_trio.core.sources import Source, Track
 from tim_trio.core.subscription import Subscription
-from tim_trio.protocol.messages import Gap, GapReason, encode
+from tim_trio.protocol.messages import Gap, GapReason, encode, type_of
 from tim_trio.protocol.runs import Run
 from tim_trio.protocol.stream import StreamFrame
 
@@ -505,3 +505,25 @@ def test_subscriptions_are_numbered() -> None:
     outbox = make_peer(node).outbox
     assert [Subscription(ROOM, outbox, node).number for _ in range(3)] == [1, 2, 3]
     assert node.subscribed == 3
+
+
+class _NoGaps:
+    """A form that can say everything but a GAP."""
+
+    def encode(self, data: Buffer) -> bytes:
+        return b"" if data[4] == type_of(Gap) else bytes(data)
+
+    def farewell(self, code: int | None) -> bytes:
+        return b""
+
+
+def test_a_form_that_cannot_say_an_event_leaves_it_out(
+    listener: Listener, writer: TrackWriter
+) -> None:
+    listener.subscription.form = _NoGaps()
+    lag(listener, writer)
+    listener.hear(writer.run(KEY, size=FRAME))
+    items = listener.drain()
+    assert seqs(items) == [5]
+    assert of_kind(Gap, items) == []
+    assert listener.subscription.gaps == 1
