@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
+import attrs
 import pytest
 from playwright.sync_api import Browser, Playwright
 
@@ -34,16 +35,31 @@ Serve = Callable[..., str]
 Visit = Callable[..., Visitor]
 
 
+@attrs.frozen
+class Running:
+    """A server: the addresses of its page and of its TCP port."""
+
+    page: str
+    tcp: str
+
+
 @contextmanager
 def serving(*options: str, web: str = "127.0.0.1:0") -> Iterator[str]:
     """Run a server in a process of its own; yield the page's address."""
-    with serving_both(*options, web=web) as (address, _):
-        yield address
+    with running(*options, web=web) as server:
+        yield server.page
 
 
 @contextmanager
 def serving_both(*options: str, web: str = "127.0.0.1:0") -> Iterator[tuple[str, int]]:
     """As `serving`; yield the TCP port as well."""
+    with running(*options, web=web) as server:
+        yield server.page, int(server.tcp.rpartition(":")[2])
+
+
+@contextmanager
+def running(*options: str, web: str = "127.0.0.1:0") -> Iterator[Running]:
+    """Run a server in a process of its own."""
     command = [sys.executable, "-m", "tim_trio", "serve"]
     command += ["--tcp", "127.0.0.1:0", "--web", web, "--greet"]
     # Pages that are still there when it ends have nowhere to go to.
@@ -54,9 +70,10 @@ def serving_both(*options: str, web: str = "127.0.0.1:0") -> Iterator[tuple[str,
             lines = "".join(process.stdout.readline() for _ in range(4))
             # What `make run` ends with, for a newcomer to open.
             found = re.search(r"^The page: (http://\S+/)$", lines, re.MULTILINE)
-            port = re.search(r"^listening tcp \S+:(\d+)$", lines, re.MULTILINE)
-            assert found is not None and port is not None, lines
-            yield found[1], int(port[1])
+            assert found is not None, lines
+            tcp = re.search(r"^listening tcp (\S+)$", lines, re.MULTILINE)
+            assert tcp is not None, lines
+            yield Running(found[1], f"tim://{tcp[1]}")
         finally:
             process.terminate()
             process.wait(timeout=20)

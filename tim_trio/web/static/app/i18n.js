@@ -14,7 +14,7 @@ let language = recall("language") === "zh" ? "zh"
 export class Phrase {
   /**
    * @param {string} key
-   * @param {Record<string, string | number>} [values]
+   * @param {Record<string, string | number | Phrase>} [values]
    */
   constructor(key, values = {}) {
     this.key = key;
@@ -24,7 +24,7 @@ export class Phrase {
 
 /**
  * @param {string} key
- * @param {Record<string, string | number>} [values]
+ * @param {Record<string, string | number | Phrase>} [values]
  */
 export function t(key, values) {
   return new Phrase(key, values);
@@ -39,12 +39,16 @@ export function hasPhrase(key) {
  * Put a phrase into words.
  *
  * @param {Phrase} phrase
+ * @returns {string}
  */
 export function text({ key, values }) {
   const both = strings[key];
   if (both === undefined) throw new Error(`no phrase ${key}`);
   const words = both[language === "en" ? 0 : 1];
-  return words.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""));
+  return words.replace(/\{(\w+)\}/g, (_, name) => {
+    const value = values[name];
+    return value instanceof Phrase ? text(value) : String(value ?? "");
+  });
 }
 
 export function currentLanguage() {

@@ -8,6 +8,7 @@ import { Needs, SessionState } from "./session.js";
 import { recall, remember } from "./settings.js";
 import { signInView } from "./sign_in.js";
 import { dashboardView } from "./dashboard.js";
+import { filesView, rememberSending } from "./files.js";
 import { liveView } from "./live.js";
 import { meetingView } from "./meeting.js";
 import { watchView } from "./watch.js";
@@ -29,11 +30,12 @@ const VIEWS = {
   live: { make: liveView, tab: "live", title: "nav.live" },
   watch: { make: watchView, tab: "live", title: "nav.watch" },
   meeting: { make: meetingView, tab: "meeting", title: "nav.meeting" },
+  files: { make: filesView, tab: "files", title: "nav.files" },
   dashboard: { make: dashboardView, tab: "dashboard", title: "nav.dashboard" },
 };
 /** Names of views by the names that links use for them. */
 const ALIASES = /** @type {Record<string, string>} */ ({ meet: "meeting" });
-const TABS = ["live", "meeting", "dashboard"];
+const TABS = ["live", "meeting", "files", "dashboard"];
 
 const session = new SessionState();
 /** @type {Map<string, View>} */
@@ -242,5 +244,44 @@ addEventListener("hashchange", () => {
   // Whoever goes by the keyboard, or hears the page, goes on in the new view.
   if (shown !== before) main.focus({ preventScroll: true });
 });
+
+// -- files, which come whatever is shown ------------------------------------------
+
+/** Offers that wait for an answer. */
+const waiting = h("span", { class: "count", hidden: true });
+links[TABS.indexOf("files")]?.append(" ", waiting);
+/** @type {Set<import("../files/transfer.js").Transfer>} */
+const announced = new Set();
+
+/** @param {import("../files/service.js").FileService} files */
+function followFiles(files) {
+  /** @type {Map<unknown, string>} */
+  const phases = new Map();
+  files.listeners.add((which) => {
+    // Numbers change all the time; that is nothing to be told of here.
+    if (which !== null && phases.get(which) === which.phase) return;
+    if (which !== null) phases.set(which, which.phase);
+    rememberSending(files);
+    const { questions } = files;
+    waiting.hidden = questions.length === 0;
+    setPhrase(waiting, "", t("files.waiting", { count: questions.length }));
+    for (const { account, name } of questions.filter((each) => !announced.has(each))) {
+      if (route().name !== "files") notify(t("files.notice", { account, name }));
+    }
+    for (const each of questions) announced.add(each);
+  });
+}
+
+let followed = session.files;
+session.listeners.add(() => {
+  if (session.files === null || session.files === followed) return;
+  followed = session.files;
+  followFiles(followed);
+});
+addEventListener("beforeunload", (event) => {
+  if (session.files?.sending.some((each) => each.phase === "running")) event.preventDefault();
+});
+addEventListener("pagehide", () => session.files?.leave());
+
 showWho();
 void begin();

@@ -3,6 +3,7 @@
 import {
   AuthMode, Code, ConnectionClosed, RoomError, connect, greet, isAccountName, registerAccount,
 } from "../tim/index.js";
+import { FileService } from "../files/service.js";
 import { recall, recallHere, remember, rememberHere } from "./settings.js";
 
 export const SERVER_URL = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`;
@@ -16,6 +17,8 @@ export class SessionState {
   constructor() {
     /** @type {Client | null} */
     this.client = null;
+    /** What the account sends and receives, from when it has signed in. @type {FileService | null} */
+    this.files = null;
     /** Of Needs; null before the server was asked. @type {number | null} */
     this.needs = null;
     /** Called when somebody signs in or out, and when the connection changes. @type {Set<() => void>} */
@@ -66,6 +69,7 @@ export class SessionState {
     this.client?.close();
     this.client = client;
     this.connected = true;
+    this._takeFiles(client);
     if (this.needs === Needs.name) remember("name", client.account);
     if (this.needs === Needs.password) {
       const token = [...client.sessionToken].map((byte) => byte.toString(16).padStart(2, "0"));
@@ -91,6 +95,16 @@ export class SessionState {
     });
     this._changed();
     return client;
+  }
+
+  /** @param {Client} client */
+  _takeFiles(client) {
+    const before = this.files;
+    this.files = new FileService(client);
+    before?.close();
+    if (before?.client.account !== client.account) return;
+    // What the lost connection interrupted.
+    for (const each of before.sending) this.files.send(each.source, each.account);
   }
 
   /** @param {{ account: string, password: string, invitation: string }} who */

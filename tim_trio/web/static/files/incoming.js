@@ -67,8 +67,8 @@ export class Incoming extends Transfer {
 
   /** Whether there is, or will be, a part that the next offer goes on with. */
   get canGoOn() {
-    return !this._discarded && this.phase !== "over" && this.phase !== "offered"
-      && this.phase !== "paused";
+    if (this._discarded || this.phase === "offered" || this.phase === "paused") return false;
+    return this.phase !== "over" || (this.hasPart && this.outcome?.ending !== "done");
   }
 
   // -- for a person ---------------------------------------------------------------
@@ -115,7 +115,7 @@ export class Incoming extends Transfer {
   remove() {
     this.cancel();
     this._removed();
-    if (this.outcome?.ending === "done") this._previous = this._previous.then(() => this._throwAway());
+    if (this.hasPart) this._previous = this._previous.then(() => this._throwAway());
   }
 
   /** Tell the sender that we are there again, so that it need not wait to notice. */
@@ -128,6 +128,12 @@ export class Incoming extends Transfer {
   async fetch() {
     this.file = await arrived(this.info);
     this._finish(outcome("done", "", "receiver"));
+  }
+
+  /** It is where its user wants it: nothing of it has to stay here. */
+  async release() {
+    await this._throwAway();
+    this.touch();
   }
 
   async _throwAway() {
@@ -173,8 +179,12 @@ export class Incoming extends Transfer {
     const machine = this._machine;
     if (machine === null) return;
     this.peerIsStopping = machine.peerIsStopping;
-    // Of an older machine's end the newer one knows nothing.
-    if (machine.outcome === null) this.phase = PHASES[machine.phase];
+    const ended = machine.outcome;
+    if (ended === null) this.phase = PHASES[machine.phase];
+    // At once, though what is under way may still have to be let go of.
+    else if (this.outcome === null && ended.reason !== "superseded" && ended.ending !== "stopped"
+      && ended.ending !== "done") this.outcome = ended;
+    if (this.outcome !== null && this.outcome === ended) this.phase = "over";
     this.touch();
   }
 
@@ -344,7 +354,8 @@ export class Incoming extends Transfer {
       } else if (performance.now() >= until) {
         reader.over = true;
       } else {
-        await Promise.race([reader.wait(), this._bell.wait(until - performance.now())]);
+        reader.wait(() => this._bell.ring());
+        await this._bell.wait(until - performance.now());
       }
     }
     const block = new Uint8Array(size);
@@ -411,25 +422,33 @@ class Reader {
     this._nextSeq = 0;
     /** What `wait` has taken. @type {import("../tim/subscription.js").Item | null | undefined} */
     this._item = undefined;
-    /** @type {Promise<void> | null} */
-    this._waiting = null;
+    this._isWaiting = false;
   }
 
-  /** Wait until `takeNow` has something. May be left, and called again. */
-  wait() {
-    this._waiting ??= this._stream.next().then(
-      (item) => { this._item = item; },
-      () => { this._item = null; },
-    ).then(() => { this._waiting = null; });
-    return this._waiting;
+  /**
+   * Have a function called once `takeNow` has something. May be called again meanwhile.
+   *
+   * @param {() => void} ring
+   */
+  wait(ring) {
+    if (this._isWaiting) return;
+    this._isWaiting = true;
+    const take = (/** @type {import("../tim/subscription.js").Item | null} */ item) => {
+      this._item = item;
+      this._isWaiting = false;
+      ring();
+    };
+    this._stream.next().then(take, () => take(null));
   }
 
   /** Return the next payload, empty for none; null where it would have to wait. */
   takeNow() {
     let item = this._item;
     this._item = undefined;
-    if (item === undefined && this._waiting === null) item = this._stream.takeNow();
-    if (item === undefined && this._waiting === null && this._stream.ended !== undefined) item = null;
+    if (item === undefined && !this._isWaiting) {
+      item = this._stream.takeNow();
+      if (item === undefined && this._stream.ended !== undefined) item = null;
+    }
     return item === undefined ? null : this._lookAt(item);
   }
 

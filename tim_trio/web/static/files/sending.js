@@ -38,7 +38,9 @@ export class Sending extends Transfer {
    * @param {() => void} options.removed
    */
   constructor(client, file, { to, sha256 = "", turn, removed }) {
-    super("out", { account: to, name: file.name, size: file.size });
+    // Half a character, as some systems' names have it, is none in UTF-8.
+    const name = file.name.replace(/\p{Cs}/gu, "\ufffd");
+    super("out", { account: to, name, size: file.size });
     this._client = client;
     this._file = new OutgoingFile(file);
     this._mediaType = file.type;
@@ -57,6 +59,10 @@ export class Sending extends Transfer {
   /** The digest, empty while it is not known. */
   get sha256() {
     return this._file.sha256;
+  }
+
+  get source() {
+    return this._file.file;
   }
 
   /** @param {string} transfer */

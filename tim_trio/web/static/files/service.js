@@ -1,6 +1,7 @@
 // All files that an account sends and receives in this page.
 
 import { Capability } from "../tim/index.js";
+import { sleep } from "../tim/reconnect.js";
 import { Desk } from "./desk.js";
 import { Incoming } from "./incoming.js";
 import { KIND, decode } from "./messages.js";
@@ -12,6 +13,8 @@ import { Sending } from "./sending.js";
 
 /** A sender that is reloading its page, or looks for the file, takes a while. */
 const PATIENCE_MS = 24 * 3600_000;
+const LET_GO_TRIES = 10;
+const LET_GO_MS = 200;
 /** So many go at once; a receiver takes no more questions from one account. */
 const AT_ONCE = 8;
 /** Transfers that are over stay on the list, but not without end. */
@@ -51,8 +54,10 @@ export class FileService {
 
   /** Sending that a reload of the page would interrupt. */
   get sending() {
-    return this.transfers.filter((each) => each instanceof Sending
-      && each.outcome?.ending !== "done" && (!each.isOver || each.outcome?.ending === "stopped"));
+    /** @type {Sending[]} */
+    const found = [];
+    for (const each of this.transfers) if (each instanceof Sending && !each.isOver) found.push(each);
+    return found;
   }
 
   /**
@@ -94,14 +99,20 @@ export class FileService {
       else this._take(event);
     });
     try {
-      for (const { info, bytes, busy } of await leftBehind(client.account)) {
+      let found = await leftBehind(client.account);
+      // A page that was reloaded just now may still hold what it had.
+      for (let tries = 0; tries < LET_GO_TRIES && found.some(({ busy }) => busy); tries++) {
+        await sleep(LET_GO_MS);
+        found = await leftBehind(client.account);
+      }
+      for (const { info, bytes, busy } of found) {
         if (busy) continue; // another page goes on with it
-        const found = this._incoming(info);
-        found.position = bytes;
-        found.hasPart = true;
-        this._list(found);
-        if (info.doneAt > 0) await found.fetch();
-        else found.announce();
+        const incoming = this._incoming(info);
+        incoming.position = bytes;
+        incoming.hasPart = true;
+        this._list(incoming);
+        if (info.doneAt > 0) await incoming.fetch();
+        else incoming.announce();
       }
     } catch (error) {
       // Nothing of before is found; what comes fails by itself, and says why.

@@ -1,0 +1,294 @@
+"""Files: between two pages, and between a page and the command line in both directions."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import attrs
+import pytest
+from playwright.sync_api import Download
+
+from tests.browser.conftest import ELSEWHERE, Running, Visit, running
+from tests.browser.visitor import Visitor
+
+SIZE = 100_000_000
+COMMAND = [sys.executable, "-m", "tim_trio"]
+DEADLINE_MS = 60_000
+
+Process = subprocess.Popen[bytes]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 MB that are nowhere the same."""
+    path = tmp_path_factory.mktemp("outbox") / "film.mp4"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+@pytest.fixture(scope="module")
+def digest(film: Path) -> str:
+    return digest_of(film)
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def send(page: Visitor, to: str, *paths: Path) -> None:
+    page.page.fill("[name=to]", to)
+    if paths:
+        page.page.set_input_files("#file-picker", [str(path) for path in paths])
+    page.page.click("[data-do=send]")
+
+
+def wait_for_phase(page: Visitor, phase: str, name: str = "film.mp4") -> None:
+    page.page.wait_for_selector(
+        f"[data-name='{name}'][data-phase={phase}]", timeout=DEADLINE_MS, state="attached"
+    )
+
+
+def at_share(page: Visitor, share: float, name: str, deed: str = "") -> float:
+    """Wait until so much of the file has come or gone, and at once do something in the page.
+
+    Args:
+        deed: the button to press, or "reload".
+
+    Returns:
+        how much it was then.
+    """
+    found = page.page.wait_for_function(
+        """([name, share, deed]) => {
+          const row = document.querySelector(`[data-name="${name}"][data-phase=running]`);
+          const now = row?.querySelector("progress").value ?? 0;
+          if (now <= share) return 0;
+          if (deed === "reload") location.reload();
+          else if (deed !== "") row.querySelector(`[data-do=${deed}]`).click();
+          return now;
+        }""",
+        arg=[name, share, deed],
+        polling=10,
+        timeout=DEADLINE_MS,
+    )
+    return float(found.json_value())
+
+
+def open_files(visit: Visit, server: Running, name: str, **options: object) -> Visitor:
+    visitor = visit(server.page + "#files", name=name, **options)
+    visitor.page.wait_for_selector("#file-picker", state="attached")
+    return visitor
+
+
+def test_between_two_pages(
+    server: Running, visit: Visit, film: Path, digest: str, tmp_path: Path
+) -> None:
+    alice = open_files(visit, server, "alice")
+    bob = open_files(visit, server, "bob")
+    downloads: list[Download] = []
+    bob.page.on("download", lambda download: downloads.append(download))
+    send(alice, "bob", film)
+    bob.page.click("[data-do=accept]")
+    at_share(alice, 0.1, "film.mp4", "pause")
+    wait_for_phase(bob, "away")
+    had = bob.evaluate("() => document.querySelector('progress').value")
+    assert 0 < had < 0.9
+    alice.page.click("[data-do=resume]")
+    if os.environ.get("TIM_PHOTOGRAPH"):
+        photograph(alice, bob, tmp_path)
+    # It goes on where it was; and what has come is there after a reload, without a question.
+    assert at_share(bob, 0.01, "film.mp4", "reload") >= had
+    wait_for_phase(bob, "done")
+    wait_for_phase(alice, "done")
+    wait_until(lambda: "film.mp4" in [each.suggested_filename for each in downloads], bob)
+    saved = tmp_path / "saved"
+    downloads[-1].save_as(saved)
+    assert digest_of(saved) == digest
+
+
+def photograph(alice: Visitor, bob: Visitor, folder: Path) -> None:
+    """Take the picture of a file that is coming, with an older one and a question beside it."""
+    for name, size in (("Kitchen plans.pdf", 2_400_000), ("holiday-2026.zip", 8_400_000)):
+        (folder / name).write_bytes(os.urandom(size))
+        send(alice, "bob", folder / name)
+        bob.page.wait_for_selector(f"[data-name='{name}'] [data-do=accept]")
+    bob.page.click("[data-name='Kitchen plans.pdf'] [data-do=accept]")
+    wait_for_phase(bob, "done", "Kitchen plans.pdf")
+    at_share(bob, 0.3, "film.mp4")
+    bob.photograph("files")
+
+
+def test_between_a_page_and_the_command_line(
+    server: Running, visit: Visit, film: Path, digest: str, tmp_path: Path
+) -> None:
+    """Both directions at once, and each is interrupted: one by the page, one by the other side."""
+    carol = open_files(visit, server, "carol")
+    downloads: list[Download] = []
+    carol.page.on("download", lambda download: downloads.append(download))
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    with ExitStack() as stack:
+        receiver = receive(stack, server, inbox)
+        sender = start(stack, server, "dave", "send", film, "--to", "carol", "--name", "theirs.mp4")
+        send(carol, "dave", film)
+        carol.page.click("[data-name='theirs.mp4'] [data-do=accept]")
+        at_share(carol, 0.1, "theirs.mp4", "pause")
+        at_share(carol, 0.1, "film.mp4")
+        receiver.send_signal(signal.SIGINT)
+        receiver.communicate(timeout=20)
+        assert [path for path in inbox.iterdir() if path.name == "film.mp4"] == []
+        wait_for_phase(carol, "away", "film.mp4")
+        receiver = receive(stack, server, inbox)
+        carol.page.click("[data-name='theirs.mp4'] [data-do=resume]")
+        for name in ("film.mp4", "theirs.mp4"):
+            wait_for_phase(carol, "done", name)
+        out, _ = receiver.communicate(timeout=20)
+        assert out.decode().strip() == str(inbox / "film.mp4")
+        _, said = sender.communicate(timeout=20)
+        assert sender.returncode == 0, said
+    assert digest_of(inbox / "film.mp4") == digest
+    wait_until(lambda: bool(downloads), carol)
+    saved = tmp_path / "saved"
+    downloads[0].save_as(saved)
+    assert digest_of(saved) == digest
+
+
+def test_questions_and_answers(server: Running, visit: Visit, tmp_path: Path) -> None:
+    erin = open_files(visit, server, "erin")
+    # The browser has no dialog here: a file of its own stands for one that a person would choose.
+    frank = open_files(visit, server, "frank", size=(420, 800))
+    frank.evaluate(
+        """() => { globalThis.showSaveFilePicker = async ({ suggestedName }) => {
+          globalThis.chosen = await (await navigator.storage.getDirectory())
+            .getFileHandle(suggestedName, { create: true });
+          return globalThis.chosen;
+        }; }"""
+    )
+    hostile, plain, empty = "<img src=x onerror=alert(1)>.txt", "notes.txt", "empty.bin"
+    contents = {hostile: b"no script", plain: os.urandom(300_000), empty: b""}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    send(erin, "frank", *(tmp_path / name for name in contents))
+    # What a stranger calls a file is text, and what it will be called here is shown.
+    safe = "_img src=x onerror=alert(1)_.txt"
+    frank.page.click(f"[data-name='{safe}'] [data-do=decline]")
+    assert frank.page.inner_text(f"[data-name='{safe}'] .name") == safe
+    assert frank.page.locator("main img").count() == 0
+    assert erin.page.locator("main img").count() == 0
+    erin.page.wait_for_selector("text=frank does not want it.")
+    frank.check_view()
+
+    frank.page.click(f"[data-name='{plain}'] [data-do=accept_to]")
+    frank.page.wait_for_selector("text=saved where you wanted it")
+    assert frank.evaluate(
+        """async () => {
+          const bytes = new Uint8Array(await (await chosen.getFile()).arrayBuffer());
+          const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+          return [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+        }"""
+    ) == digest_of(tmp_path / plain)
+    # Nothing of it stays in the browser then.
+    frank.page.wait_for_function(_KEPT, arg=0)
+
+    with frank.page.expect_download() as download:
+        frank.page.click(f"[data-name='{empty}'] [data-do=accept]")
+    assert Path(download.value.path()).read_bytes() == b""
+    wait_for_phase(erin, "done", empty)
+    frank.page.wait_for_function(_KEPT, arg=1)
+    frank.page.click(f"[data-name='{empty}'] [data-do=remove]")
+    frank.page.wait_for_function(_KEPT, arg=0)
+
+    erin.page.fill("[name=to]", "no account")
+    erin.page.set_input_files("#file-picker", str(tmp_path / plain))
+    erin.page.click("[data-do=send]")
+    erin.page.wait_for_selector("text=This is no account's name.")
+    send(erin, "nobody-there")
+    erin.page.wait_for_selector("text=nobody-there is not online.")
+    # Choosing the same file again is all that a reload of the sender's page needs.
+    erin.page.reload()
+    erin.page.wait_for_selector("text=Choose the same file to go on")
+    erin.page.set_input_files(f"[data-again='{plain}']", str(tmp_path / empty))
+    erin.page.wait_for_selector("text=That is another file.")
+    erin.page.set_input_files(f"[data-again='{plain}']", str(tmp_path / plain))
+    erin.page.wait_for_selector("text=nobody-there is not online.")
+    erin.check_view()
+    erin.page.click(f"[data-name='{plain}'] [data-do=cancel]")
+    erin.page.wait_for_selector("text=Cancelled.")
+
+
+def test_a_page_that_is_no_secure_context(visit: Visit, film: Path, tmp_path: Path) -> None:
+    """It has no files of its own: the browser's database keeps what comes."""
+    large = tmp_path / "large.bin"
+    with film.open("rb") as file:
+        large.write_bytes(file.read(20_000_000))
+    with running("--set", f"web_hosts={ELSEWHERE}") as server:
+        grace = open_files(visit, server, "grace")
+        there = server.page.replace("127.0.0.1", ELSEWHERE)
+        henry = open_files(visit, attrs.evolve(server, page=there), "henry")
+        assert not henry.evaluate("() => isSecureContext")
+        send(grace, "henry", large)
+        with henry.page.expect_download(timeout=DEADLINE_MS) as download:
+            henry.page.click("[data-do=accept]")
+            at_share(henry, 0, "large.bin", "reload")
+            wait_for_phase(henry, "done", "large.bin")
+        wait_for_phase(grace, "done", "large.bin")
+        assert digest_of(Path(download.value.path())) == digest_of(large)
+        # All that the browser has to say is that it leaves a header aside there.
+        assert all("Cross-Origin-Opener-Policy" in each for each in henry.complaints)
+        henry.complaints.clear()
+
+
+#: How many files the browser keeps for this page.
+_KEPT = """async count => {
+  const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("tim_files");
+  let found = 0;
+  for await (const name of folder.keys()) found += name.endsWith(".part");
+  return found === count;
+}"""
+
+
+def wait_until(condition: Callable[[], bool], page: Visitor) -> None:
+    """Wait for what Playwright tells of."""
+    deadline = time.monotonic() + DEADLINE_MS / 1000
+    while not condition():
+        assert time.monotonic() < deadline
+        page.page.wait_for_timeout(20)
+
+
+def start(stack: ExitStack, server: Running, account: str, *arguments: object) -> Process:
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments), "--server", server.tcp, "--account", account],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    stack.callback(process.communicate)
+    stack.callback(process.kill)
+    return process
+
+
+def receive(stack: ExitStack, server: Running, inbox: Path) -> Process:
+    """Start a receiver of one file, and wait until it can hear offers."""
+    process = start(
+        stack, server, "dave", "receive", "--dir", inbox, "--accept-from", "carol", "--once"
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(b"receiving into")
+    return process
