@@ -458,6 +458,18 @@ def test_what_a_form_has_nothing_to_say_for_is_neither_sent_nor_queued(
         one.hear(TrackWriter().run(END, size=FRAME))
         assert one.peer.outbox.pending_bytes == 0
     assert listener.peer.new() == []
+    subscription = listener.subscription
+    subscription.put(b"frames", subscription.backlog, 0.0)
+    # A track that lags, whose END is all that there would be room for.
+    behind = Listener(budget=0)
+    again = TrackWriter()
+    lag(behind, again)
+    assert behind.lags()
+    before = behind.peer.outbox.pending_bytes
+    behind.subscription.form = Silent()
+    behind.hear(again.run(END, size=FRAME))
+    assert not behind.lags() and behind.peer.outbox.pending_bytes == before
+    assert listener.peer.new() == []
 
 
 def test_what_was_left_out_is_counted_for_it_its_room_and_the_node(

@@ -557,6 +557,8 @@ def _big(kind: PacketType, node: str, separator: bytes, content: bytes) -> bytes
 class _Nobody:
     """Takes no packet for a frame."""
 
+    is_signed_in = True
+
     def push_nowait(self, packet: bytes) -> bool:
         return False
 

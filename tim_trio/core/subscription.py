@@ -153,11 +153,13 @@ class Subscription:
             half = self._node.limits.backlog_bytes // 2
             if self.backlog.pending_bytes and self.backlog.pending_bytes + len(data) > half:
                 return False
-            if not outbox.has_room(len(data), self.backlog, now):
-                return False
+        encoded = self._encode(data)
+        if outbox.pending_bytes and not outbox.has_room(len(encoded), self.backlog, now):
+            return False
         self._leave_out(lag, seq - run.first_seq, offset)
         self._end_lag(run, track, lag, offset, seq, now)
-        self.put(data, self.backlog, now)
+        if encoded:
+            outbox.put_encoded(encoded, self.backlog, now)
         return True
 
     def _force_end(self, run: Run, track: Track, lag: Lag, now: float) -> None:

@@ -89,7 +89,7 @@ class WebPort:
             is_ready=lambda: not self.server.is_draining,
             render_figures=partial(render, registry),
             may_see_figures=self._bears_token,
-            serve_tim=self._tim_credentials.serve_packet,
+            serve_tim=self._serve_tim,
         )
 
     async def serve(
@@ -117,6 +117,16 @@ class WebPort:
         finally:
             for listener in (*listeners, *tls_listeners):
                 listener.close()
+
+    async def _serve_tim(self, packet: bytes, address: str) -> bytes:
+        """Answer a packet that was posted, which counts as a request of its address."""
+        manager = self.server.manager
+        rate = manager.address_rates.of(network_of(address))
+        wait_s = rate.charge(1, trio.current_time())
+        if wait_s:
+            manager.node.count_limit("commands_per_s_per_address")
+            await trio.sleep(wait_s)
+        return await self._tim_credentials.serve_packet(packet, address)
 
     def _count_connections(self) -> dict[str, int]:
         kinds = Counter(map(_kind_of, self.server.connections))

@@ -20,6 +20,7 @@ from tests.net.tim.test_wire import wire
 from tests.net.wsclient import WsClient, ws_frame
 from tim_trio.accounts.authenticator import StoreAuthenticator
 from tim_trio.accounts.store import Store, default_database_url
+from tim_trio.core.addresses import network_of
 from tim_trio.errors import Code, RoomError, room_error
 from tim_trio.limits import Limits
 from tim_trio.net.tim.credentials import Credentials, OneTimeTokens, tim_error
@@ -173,3 +174,13 @@ def test_every_error_has_a_code_of_theirs() -> None:
         if code >= 2000:
             assert tim_error(room_error(code, "why")).info == "why"
     assert tim_error(room_error(Code.TOKEN_IN_USE)).code == ErrorCode.UNDEFINED
+
+
+async def test_posts_count_as_requests_of_their_address() -> None:
+    async with running_server(Limits(commands_per_s_per_address=10)) as running:
+        rate = running.manager.address_rates.of(network_of("127.0.0.1"))
+        status, _ = await post_raw(running, b"\x0d")
+        assert (status, running.node.limited["commands_per_s_per_address"]) == (200, 0)
+        assert rate.charge(204, trio.current_time()) > 0  # as many requests would
+        status, _ = await post_raw(running, b"\x0d")
+        assert (status, running.node.limited["commands_per_s_per_address"]) == (200, 1)

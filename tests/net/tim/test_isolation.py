@@ -49,8 +49,7 @@ async def test_it_holds_no_more_than_its_bound(extra: bytes) -> None:
                 while not isinstance(item, StreamFrame):
                     item = await anext(stream)
                 assert item.payload[:4] == b"%04d" % number
-                # One frame in base64 may stand over the bound.
-                assert running.node.backlog_bytes <= LIMITS.backlog_bytes + 16_000
+                assert running.node.backlog_bytes <= LIMITS.backlog_bytes
                 lagging = max(lagging, running.node.lagging)
             assert lagging == 1
         # It reads again, and goes on with whole frames of now.

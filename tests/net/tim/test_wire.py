@@ -5,11 +5,13 @@ from __future__ import annotations
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from tests.net.certificates import Certificates
 from tests.net.rawclient import DEADLINE_S
 from tests.net.running import Running, bystanders, running_server
 from tests.net.tim.client import ACK, decode, encode
@@ -26,7 +28,7 @@ from tests.net.wsclient import (
 )
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
-from tim_trio.net.tim.reader import max_message_bytes
+from tim_trio.net.tim.reader import MAX_BYTES_BEFORE, max_message_bytes
 
 AUTH = b'\x90{"name":"alice"}'
 REGISTER = b'\x96{"rtype":1}'
@@ -139,6 +141,59 @@ async def test_what_is_no_websocket(sent: bytes) -> None:
             assert await client.until_close() == Code.PROTOCOL_ERROR + 3000
         await running.until_gone(2)  # the bystanders
         assert running.node.closes[Code.PROTOCOL_ERROR.label] == 1
+
+
+async def test_before_signing_in_little_is_taken() -> None:
+    async with running_server() as running, wire(running) as client:
+        padded = b'\x90{"name":"alice","pwd":"%s"}' % (b"x" * 4000)
+        # AUTH and what is large behind it may come together.
+        large = b"\x96" + bytes(100_000)
+        await client.send_raw(ws_frame(padded) + ws_frame(large))
+        assert (await client.next_packet())[1]["ok"]
+        assert (await client.next_packet())[1]["error"]["code"] == 4113
+    async with running_server() as running, wire(running) as client:
+        await client.send_raw(ws_frame(b"\x90" + bytes(MAX_BYTES_BEFORE - 1)))
+        assert (await client.next_packet())[1]["error"]["code"] == 4113
+        await client.send_raw(ws_frame(b"\x90" + bytes(MAX_BYTES_BEFORE)))
+        assert await client.until_close() == Code.FRAME_TOO_LARGE + 3000
+        assert running.node.limited["max_frame_bytes"] == 1
+
+
+async def test_a_name_without_end_is_not_kept_nor_answered_with() -> None:
+    async with running_server() as running, wire(running) as client:
+        await client.sign_in()
+        name = "x" * 1_000_000
+        for kind, members in (
+            (94, {"VNode": name, "body": b"x"}),
+            (22, {"rtype": 5, "node": name}),
+            (22, {"rtype": 3, "node": "y", "node2": name}),
+            (90, {"msType": 2, "odType": 5, "toTid": {"node": name}}),
+        ):
+            await client.send_raw(ws_frame(encode("json", kind, members)))
+            answer, ack = await client.next_packet()
+            assert answer == ACK and not ack["ok"]
+            assert len(ack.get("n", "")) <= 100
+
+
+async def test_over_tls(tmp_path: Path) -> None:
+    async with running_server(certificates=Certificates(tmp_path)) as running:
+        client = await Wire.connect(running.web_tls_port)
+        assert isinstance(client, Wire)
+        assert running.certificates is not None
+        await client.start_tls(running.certificates.client_context())
+        request = handshake(path="/tim", leave_out="sec-websocket-protocol")
+        assert (await client.ask_upgrade(request))[0] == 101
+        await client.sign_in()
+        await client.send_raw(ws_frame(REGISTER))
+        _, ack = await client.next_packet()
+        room = ack["n"].encode()
+        await client.send_raw(ws_frame(b'\x96{"rtype":5,"node":"%s","reqInt":1}' % room))
+        await client.next_packet()
+        body = bytes(range(256)) * 400
+        packet = room + b"\x83" + body
+        await client.send_raw(ws_frame(b"\x61" + (5 + len(packet)).to_bytes(4, "big") + packet))
+        assert await client.next_packet() == (97, packet)
+        client.close()
 
 
 async def test_a_message_of_any_size_is_bounded() -> None:

@@ -25,6 +25,8 @@ from tim_trio.protocol.websocket import encode_close_answer, encode_pong
 _FRAMES_IN_A_ROW: Final = 256
 #: What base64, a struct's other fields and the longest names add to a frame.
 _OVERHEAD_BYTES: Final = 4096
+#: Of a message before signing in: enough for a signed token with much around it.
+MAX_BYTES_BEFORE: Final = 16 * 1024
 
 
 def max_message_bytes(limits: Limits) -> int:
@@ -34,6 +36,9 @@ def max_message_bytes(limits: Limits) -> int:
 
 class Pusher(Protocol):
     """Makes runs of the packets that are frames of a room; see `TimSession`."""
+
+    @property
+    def is_signed_in(self) -> bool: ...
 
     def push_nowait(self, packet: bytes) -> bool: ...
 
@@ -98,6 +103,8 @@ class PacketReader:
                 if not pusher.push_nowait(packet):
                     items += pusher.take_pushed()
                     items.append(ControlFrame(packets.type_of(packet), 0, packet))
+                    if not pusher.is_signed_in:
+                        break  # how large the next may be depends on it
             return True
         finally:
             items += pusher.take_pushed()
@@ -110,7 +117,8 @@ class PacketReader:
 
     def _add(self, opcode: Opcode, payload: bytes) -> None:
         self._begin(opcode)
-        if len(self._message) + len(payload) > self._max_bytes:
+        most = self._max_bytes if self._pusher.is_signed_in else MAX_BYTES_BEFORE
+        if len(self._message) + len(payload) > most:
             raise RemoteProtocolError(
                 "a message too large", Code.FRAME_TOO_LARGE, limit="max_frame_bytes"
             )

@@ -80,6 +80,8 @@ _DELIVERY_ERRORS: Final = {
     DeliveryStatus.UNKNOWN: TimError(code=ErrorCode.ACCOUNT, info="no such account"),
     DeliveryStatus.BUSY: TimError(code=ErrorCode.BUSY, info="takes no more now"),
 }
+#: Of a name from a client, in code points; more than any name has that may be right.
+_MOST_ECHOED: Final = 100
 _BEFORE_SIGNING_IN: Final = frozenset((PacketType.AUTH, PacketType.REGISTER, PacketType.TOKEN))
 
 
@@ -121,6 +123,8 @@ class TimSession(Session):
     _format: Format = Format.JSON
     _published: dict[str, _Published] = attrs.Factory(dict)
     _refused: dict[str, float] = attrs.Factory(dict)
+    #: The log has been told.
+    _sent_unreadable: bool = False
 
     def __attrs_post_init__(self) -> None:
         self.greeted = True  # by the handshake
@@ -128,6 +132,10 @@ class TimSession(Session):
         # Nobody else can know the tokens that its sources were opened with, so
         # there is nothing to wait for when the connection is lost.
         self._said_bye = True
+
+    @property
+    def is_signed_in(self) -> bool:
+        return self.member is not None
 
     # Pushes
 
@@ -274,9 +282,11 @@ class TimSession(Session):
         try:
             packet = packets.decode(message)
         except TimFormatError as why:
-            self.manager.log.info(
-                "unreadable packet", address=self.address, type=kind, why=str(why)
-            )
+            if not self._sent_unreadable:
+                self.manager.log.info(
+                    "unreadable packet", address=self.address, type=kind, why=str(why)
+                )
+            self._sent_unreadable = True
             packet = None
         if self.member is not None and kind in _PUSHES and packet is not None:
             await self._push(_read_push(packet), now)
@@ -356,7 +366,7 @@ class TimSession(Session):
                 tim_type=PacketType.AUTH,
                 t=time.time_ns() // 1_000_000,
                 n=answer.account,
-                n2=auth.resource,
+                n2=_echoed(auth.resource),
             ),
             now,
         )
@@ -368,9 +378,9 @@ class TimSession(Session):
             call = RoomCall(request.rtype)
         except ValueError:
             self._count_unserved()
-        about = request.node
+        about = _echoed(request.node)
         if call in (RoomCall.GRANT, RoomCall.REVOKE):
-            about = request.node2
+            about = _echoed(request.node2)
         try:
             if call is RoomCall.REGISTER:
                 about = await self._register_room(now)
@@ -474,7 +484,8 @@ class TimSession(Session):
         for delivery in answer.deliveries:
             failure = _DELIVERY_ERRORS.get(DeliveryStatus(delivery.status))
             if failure is not None:
-                ack = TimAck(ok=False, tim_type=kind, error=failure, n=delivery.account)
+                name = _echoed(delivery.account)
+                ack = TimAck(ok=False, tim_type=kind, error=failure, n=name)
                 self._send_ack(ack, now)
 
     # Out
@@ -500,9 +511,14 @@ def _read_push(packet: Packet) -> _Push:
         case BigStream(room=room, body=body):
             return _Push(room, 0, body)
         case Body(value=TimStream(room=room, dtype=dtype, body=body)):
-            return _Push(room, dtype & 0xFF, body)
+            return _Push(_echoed(room), dtype & 0xFF, body)
         case _:
             raise AssertionError(packet)
+
+
+def _echoed(name: str) -> str:
+    """Return a name as it is kept and answered with: one that may be right is so, whole."""
+    return name[:_MOST_ECHOED]
 
 
 def _receivers(message: TimMessage) -> list[str]:
