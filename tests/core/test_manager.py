@@ -296,6 +296,17 @@ async def test_a_grant_lets_push_and_tells_every_connection_of_the_account(node:
     assert node.publish(phone, room.number).account == "bob"
 
 
+async def test_what_was_granted_elsewhere_is_known_until_the_room_ends() -> None:
+    node = Node(max_grants_per_room=1)
+    room = await node.room()
+    for account in ("bob", "carol"):
+        node.manager.learn_grant(room, account)
+    assert room.granted == {"bob"}
+    assert node.manager._related.keys() == {"alice", "bob"}
+    assert node.manager.close_here(room, RoomClosedReason.REMOVED, 0.0)
+    assert not node.manager._related
+
+
 async def test_granting_may_be_repeated_and_the_creator_needs_none() -> None:
     node = Node(max_grants_per_room=1)
     room = await node.room()

@@ -277,7 +277,7 @@ class Requests:
         if record is None:
             raise room_error(Code.NO_SUCH_ROOM)
         for account in record.granted - room.granted:
-            room.grant(account)
+            self.manager.learn_grant(room, account)
         if isinstance(request, AskToPush):
             return await self._ask(member, room, request, now)
         return None

@@ -253,10 +253,9 @@ class RoomManager:
         self._created[room.creator] = self._created.get(room.creator, 0) + 1
         self.rooms[room.number] = room
         self.node.rooms += 1
+        self._related.setdefault(room.creator, set()).add(room)
         for account in record.granted:
-            room.grant(account)
-        for account in (room.creator, *room.granted):
-            self._related.setdefault(account, set()).add(room)
+            self.learn_grant(room, account)
         heapq.heappush(self._deadlines, (now + room.idle_timeout_s, room.number))
         return room
 
@@ -352,6 +351,11 @@ class RoomManager:
             other.outbox.put_control(granted, now)
         self.log.info("push granted", room=str(room), account=account)
         await self._record(room)
+
+    def learn_grant(self, room: Room, account: str) -> None:
+        """Note what was granted elsewhere."""
+        if room.grant(account):
+            self._related.setdefault(account, set()).add(room)
 
     async def revoke(self, member: Member, number: int, account: str, now: float) -> None:
         """Take the right to push away, in mid-stream if need be."""
