@@ -5,6 +5,8 @@ Nodes and etcd are processes, each in a network namespace of its own (`wires`).
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterator
 
 import attrs
@@ -121,3 +123,25 @@ async def test_a_relay_is_cut_off_from_etcd_alone_and_another_node_from_all(
     at_relay, at_second, at_third, _ = stream.watchers
     for watcher in (at_relay, at_second, at_third):
         assert watcher.sources[of_b].check(stream.sent[of_b], watcher.name) <= FRAMES_PER_S
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_wires_are_cut_and_mended_at_random(place: Place) -> None:
+    """Any wires between nodes, however many: nothing is repeated, and nothing stays away."""
+    generator = random.Random(6)
+    wires = list(itertools.combinations(_NAMES, 2))
+    async with streaming(place.nodes, "bc", "abcd", relay="a") as stream:
+        await stream.flow(30)
+        for _ in range(40):
+            for one, other in generator.sample(wires, generator.randint(1, 6)):
+                place.network.cut(one, other)
+                await trio.sleep(generator.choice((0, 0.3)))
+            await trio.sleep(generator.uniform(0.1, 2.2))
+            place.network.heal()
+            await trio.sleep(generator.choice((0, 0.2, 1.5)))
+            if generator.random() < 0.5:
+                await stream.flow(10)
+        await stream.flow(30)
+    stream.check()
+    assert all(node.is_running for node in place.nodes.nodes.values())

@@ -106,7 +106,10 @@ async def test_relay_and_second_are_killed_together(five: Processes) -> None:
     stream.check()
 
 
-async def _kill_relays(nodes: Processes, rounds: int, capsys: pytest.CaptureFixture[str]) -> None:
+async def _kill_relays(
+    nodes: Processes, rounds: int, capsys: pytest.CaptureFixture[str]
+) -> tuple[float, float]:
+    """Kill so many relays; return median and 99th percentile of the longest pauses."""
     generator = random.Random(rounds)
     pauses: list[float] = []
     losses = []
@@ -129,7 +132,8 @@ async def _kill_relays(nodes: Processes, rounds: int, capsys: pytest.CaptureFixt
             f"p99 {last * 1000:.0f} ms; {sum(lost == 0 for lost in losses)} without a lost "
             f"frame, {sum(losses)} frames lost in all"
         )
-    assert sum(lost == 0 for lost in losses) >= 0.9 * rounds - 1
+    assert sum(lost == 0 for lost in losses) >= 0.9 * rounds - (rounds < 10)
+    return middle, last
 
 
 async def test_the_relay_is_killed(three: Processes, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +144,9 @@ async def test_the_relay_is_killed(three: Processes, capsys: pytest.CaptureFixtu
 async def test_the_relay_is_killed_again_and_again(
     three: Processes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await _kill_relays(three, 50, capsys)
+    middle, last = await _kill_relays(three, 50, capsys)
+    assert middle < 0.5
+    assert last < 2
 
 
 async def test_a_frozen_relay_repeats_nothing_when_it_wakes(three: Processes) -> None:
