@@ -28,6 +28,7 @@ from tim_trio.net import collector_pauses
 from tim_trio.net.admission import Admission
 from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import Arrival, TcpConnection, configure_socket
+from tim_trio.net.heap import trim_heap
 from tim_trio.net.listening import accept_all, is_loopback
 from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.net.tls import ServerTls
@@ -340,10 +341,11 @@ class Server:
 
     async def _report(self) -> None:
         """Log what went wrong in storms, at most a line a second, and the node's
-        figures once a minute while they change."""
+        figures once a minute while they change; give memory back after a crowd."""
         gaps = discarded = 0
         node = self.node
         figures = node.figures()
+        somebody_came = False
         for second in itertools.count(1):
             await trio.sleep(1)
             if second % _FIGURES_INTERVAL_S == 0 and node.figures() != figures:
@@ -358,5 +360,10 @@ class Server:
                     backlog_bytes=node.backlog_bytes,
                 )
                 gaps, discarded = node.gaps, node.discarded
+            if node.connections:
+                somebody_came = True
+            elif somebody_came:
+                somebody_came = False
+                await trio.to_thread.run_sync(trim_heap)
             for kind, suppressed in self._storms.flush(trio.current_time()):
                 _log.warning(f"{kind}, more of them", suppressed=suppressed)

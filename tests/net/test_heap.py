@@ -1,0 +1,50 @@
+"""Memory is given back when nobody is there any more."""
+
+import os
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tim_trio.limits import Limits
+from tim_trio.net import heap, server
+from tim_trio.net.server import Server
+
+
+def rss_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_what_lies_between_used_pieces_is_given_back() -> None:
+    pieces = [bytes(100_000) for _ in range(400)]
+    kept = pieces[::40]
+    used = rss_bytes()
+    del pieces
+    heap.trim_heap()
+    assert rss_bytes() < used - 25_000_000
+    assert len(kept) == 10
+
+
+def test_without_such_a_library_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_malloc_trim", None)
+    heap.trim_heap()
+
+
+async def test_once_after_everybody_has_left(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trims: list[bool] = []
+    monkeypatch.setattr(server, "trim_heap", lambda: trims.append(True))
+    relay = Server(Limits())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(relay.serve, [])
+        await trio.sleep(10)
+        assert not trims, "nobody was there"
+        relay.node.connections += 1
+        await trio.sleep(10)
+        assert not trims, "somebody is there"
+        relay.node.connections -= 1
+        await trio.sleep(10)
+        assert len(trims) == 1
+        nursery.cancel_scope.cancel()
