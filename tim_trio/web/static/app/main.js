@@ -47,7 +47,8 @@ const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 
 // -- the header -----------------------------------------------------------------
 
-const links = TABS.map((name) => h("a", { href: `#${name}` }, t(`nav.${name}`)));
+// In a part of its own: a link may have more beside its name.
+const links = TABS.map((name) => h("a", { href: `#${name}` }, h("span", {}, t(`nav.${name}`))));
 const who = h("button", { type: "button", class: "who plain", onclick: () => changeName() });
 const dot = h("span", { class: "dot", role: "img" });
 const away = h("span", { class: "away", role: "status" });
