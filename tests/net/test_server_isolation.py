@@ -243,10 +243,18 @@ async def test_who_reads_no_answers_is_closed_too() -> None:
         deaf = await running.connect("deaf", receive_buffer=4096)
         await deaf.subscribe(await deaf.register())
         ask = messages.encode(messages.Ping(stamp=1), 9)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            while not running.node.closes:
-                await deaf.send(ask * 100)
-        await eventually(lambda: bool(running.node.closes), "it is to be closed")
+
+        async def ask_on() -> None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                while True:
+                    await deaf.send(ask * 100)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_on)
+            await eventually(lambda: bool(running.node.closes), "it is to be closed")
+            # It may not hear of that for seconds: its kernel has no room for
+            # what ours says, and waits longer and longer before it tries again.
+            nursery.cancel_scope.cancel()
         assert running.node.closes == {"slow_consumer": 1}
 
 
