@@ -27,7 +27,7 @@ PYTEST_ARGS ?=
 # Rows of the benchmark, as in: make bench ROWS=R1,R2 (all without it)
 ROWS ?=
 
-.PHONY: help run cluster test check soak bench screenshots format clean lint debian-check debian-test debian-bench
+.PHONY: help run cluster test check soak bench storms screenshots format clean lint debian-check debian-test debian-bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ soak: debian-test $(VENV)/.installed-dev ## too long for `make test`: half an ho
 
 bench: debian-bench $(BENCH_VENV)/.installed ## compare with other brokers; ROWS=R1,R2 for a part
 	$(BENCH_VENV)/bin/python -m bench $(if $(ROWS),--rows $(ROWS))
+
+storms: $(VENV)/.installed-dev ## streams beside a rush of logins and beside attacks, three minutes
+	$(PYTHON) -m bench.storms
 
 screenshots: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## take the pictures of the page that docs/ shows
 	@[ -n "$$(fc-list :lang=zh)" ] || tools/need-programs --install fonts-wqy-microhei
