@@ -512,3 +512,7 @@ def test_a_few_at_a_time_are_all(pieces: list[bytes], most_items: int, large: in
     assert all(len(turn) <= most_items + 1 for turn in turns)
     items = list(itertools.chain(*turns))
     assert frames_of(items) == frames_of(few_at_a_time(10**9).feed(b"".join(pieces)))
+
+
+def test_feed_returns_all_however_few_are_cut_at_a_time() -> None:
+    assert few_at_a_time(2).feed(PING * 5) == [PING_FRAME] * 5
