@@ -242,7 +242,7 @@ class Requests:
         if not room.may_push(member.account):
             record = await self.cluster.directory.find_room(number)
             if record is not None and member.account in record.granted:
-                room.grant(member.account)
+                self.manager.learn_grant(room, member.account)
         if room.may_push(member.account):
             claim = await self.cluster.directory.claim_source(
                 number, member.account, token, self.cluster.me
