@@ -8,12 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.load import Latency, Load, Sample
+from bench.load import Load, Sample
 from bench.peers import Server, Setup
 from bench.processes import BenchError, cpu_seconds, rss_bytes, running
 
 _HERE = Path(__file__).parent
-_NOTHING = Latency()
 _BLOCK_BYTES = 16 * 1024 * 1024
 _START_TIMEOUT_S = 15.0
 #: A megabyte a second is no benchmark any more.
@@ -71,14 +70,6 @@ def run_file(server: Server, load: Load, setup: Setup) -> Sample:
         rss_start=rss_start,
         rss_end=rss_end,
         rss_samples=(rss_end,),
-        latency=_NOTHING,
-        late=_NOTHING,
-        latency_near=_NOTHING,
-        latency_far=_NOTHING,
-        latency_join=_NOTHING,
-        first_frame=_NOTHING,
-        joined=0,
-        stalled=(),
     )
 
 

@@ -113,7 +113,7 @@ class Latency:
 
 @frozen(kw_only=True)
 class Sample:
-    """The figures of one measured phase."""
+    """The figures of one measured phase; no latency where none is measured."""
 
     frames: int
     deliveries: int
@@ -125,14 +125,14 @@ class Sample:
     rss_start: int  # of the server, before the first connection
     rss_end: int  # at the end of the measured phase, all still connected
     rss_samples: tuple[int, ...]
-    latency: Latency
-    late: Latency  # paced: how late the load generator itself was
-    latency_near: Latency  # of a cluster: at the node that the publisher is at
-    latency_far: Latency  # and at the others
-    latency_join: Latency
-    first_frame: Latency
-    joined: int
-    stalled: tuple[dict[str, Any], ...]
+    latency: Latency = Latency()
+    late: Latency = Latency()  # paced: how late the load generator itself was
+    latency_near: Latency = Latency()  # of a cluster: at the node that the publisher is at
+    latency_far: Latency = Latency()  # and at the others
+    latency_join: Latency = Latency()
+    first_frame: Latency = Latency()
+    joined: int = 0
+    stalled: tuple[dict[str, Any], ...] = ()
 
     @property
     def us_per_delivery(self) -> float:

@@ -5,12 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.load import Latency, Load, Sample
+from bench.load import Load, Sample
 from bench.peers import Server
 from bench.processes import BenchError, cpu_seconds, rss_bytes, running
 
 _LOAD = Path(__file__).parent / "relays" / "rtmp_load.py"
-_NOTHING = Latency()
 
 
 def run_rtmp(server: Server, load: Load) -> Sample:
@@ -59,12 +58,4 @@ def run_rtmp(server: Server, load: Load) -> Sample:
         rss_start=rss_start,
         rss_end=rss_end,
         rss_samples=(rss_end,),
-        latency=_NOTHING,
-        late=_NOTHING,
-        latency_near=_NOTHING,
-        latency_far=_NOTHING,
-        latency_join=_NOTHING,
-        first_frame=_NOTHING,
-        joined=0,
-        stalled=(),
     )

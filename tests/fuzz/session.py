@@ -19,11 +19,11 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 import trio
 
 from tests.fuzz import engine
+from tests.fuzz.script import NoLog, Script
 
 with engine.instrumented():
     from tests.core.relations_model import Model
@@ -95,30 +95,6 @@ def _limits(choices: int) -> Limits:
         max_receivers=64,
         account_backlog_bytes=2 * KIB,
     )
-
-
-class _Script:
-    """Takes numbers and bytes off a fuzzer's input; zeros when it is used up."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def number(self) -> int:
-        self._at += 1
-        return self._data[self._at - 1] if self._at <= len(self._data) else 0
-
-    def take(self, size: int) -> bytes:
-        self._at += size
-        return self._data[self._at - size : self._at]
-
-
-class _Log:
-    def info(self, event: str, **fields: Any) -> None:
-        str((event, fields))
 
 
 class _Peer:
@@ -293,7 +269,7 @@ class _World:
         self.pushed: set[bytes] = set()
         self.tracks: defaultdict[tuple[int, int], dict[int, TrueTrack]] = defaultdict(dict)
         rooms = itertools.count(ROOM)
-        self.manager = RoomManager(Node(_limits(choices)), _Log(), draw=lambda: next(rooms))
+        self.manager = RoomManager(Node(_limits(choices)), NoLog(), draw=lambda: next(rooms))
         self._request_ids = itertools.count(1)
         self.authenticator = OpenAuthenticator()
         self.gate: Gate[Session] = Gate(self.authenticator, MemoryRelations(3, 12))
@@ -363,7 +339,7 @@ class _World:
                 session.end(self.now)
             self.manager.end_lingering(revocation.account, self.now)
 
-    async def step(self, script: _Script) -> None:
+    async def step(self, script: Script) -> None:
         number = script.number()
         index, kind = divmod(number, 16)
         if index >= _PEERS:
@@ -421,7 +397,7 @@ class _World:
             await peer.feed(encode(hello, 1))
         await peer.feed(encode(name, 2))
 
-    async def _request(self, peer: _Peer, script: _Script) -> None:
+    async def _request(self, peer: _Peer, script: Script) -> None:
         kind, choice = script.number(), script.number()
         room = ROOM + choice % 4
         token = _TOKENS[choice // 4 % len(_TOKENS)]
@@ -469,7 +445,7 @@ class _World:
         request_id = 0 if isinstance(request, messages.Credit) else next(self._request_ids)
         await peer.feed(encode(request, request_id))
 
-    async def _push(self, peer: _Peer, script: _Script) -> None:
+    async def _push(self, peer: _Peer, script: Script) -> None:
         """Push some frames in sequence, of a source that the peer holds if it holds any."""
         where, flags, size = script.number(), script.number(), script.number()
         member = peer.session.member
@@ -519,7 +495,7 @@ class _World:
 
 
 async def _play(data: bytes) -> None:
-    script = _Script(data)
+    script = Script(data)
     world = _World(script.number())
     while script:
         await world.step(script)

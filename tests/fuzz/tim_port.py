@@ -24,6 +24,7 @@ import trio
 import trio.testing
 
 from tests.fuzz import engine
+from tests.fuzz.script import NoLog, Script
 
 with engine.instrumented():
     from tests.net.wsclient import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, ws_frame
@@ -98,30 +99,6 @@ def _limits(choices: int) -> Limits:
         max_receivers=64,
         account_backlog_bytes=2 * KIB,
     )
-
-
-class _Script:
-    """Takes numbers and bytes off a fuzzer's input; zeros when it is used up."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def number(self) -> int:
-        self._at += 1
-        return self._data[self._at - 1] if self._at <= len(self._data) else 0
-
-    def take(self, size: int) -> bytes:
-        self._at += size
-        return self._data[self._at - size : self._at]
-
-
-class _Log:
-    def info(self, event: str, **fields: Any) -> None:
-        str((event, fields))
 
 
 class _Received:
@@ -381,7 +358,7 @@ class _World:
     def __init__(self, choices: int, clock: trio.testing.MockClock) -> None:
         self._clock = clock
         rooms = itertools.count(ROOM)
-        self.manager = RoomManager(Node(_limits(choices)), _Log(), draw=lambda: next(rooms))
+        self.manager = RoomManager(Node(_limits(choices)), NoLog(), draw=lambda: next(rooms))
         self.gate: Gate[Session] = Gate(OpenAuthenticator(), MemoryRelations(3, 12))
         self.forms = TimForms(self.manager)
         self.credentials = Credentials(self.gate.authenticator)
@@ -392,7 +369,7 @@ class _World:
     def now(self) -> float:
         return trio.current_time()
 
-    async def step(self, script: _Script) -> None:
+    async def step(self, script: Script) -> None:
         index, kind = divmod(script.number(), 16)
         if index >= _PEERS:
             # A new connection in place of one that is over.
@@ -452,7 +429,7 @@ class _World:
         else:
             await peer.feed(ws_frame(packet, opcode))
 
-    async def _request(self, peer: _Peer, script: _Script) -> None:
+    async def _request(self, peer: _Peer, script: Script) -> None:
         kind, choice = script.number(), script.number()
         room = format_room_id(ROOM + choice % 4)
         account = _ACCOUNTS[choice // 4 % len(_ACCOUNTS)]
@@ -491,7 +468,7 @@ class _World:
         )
         await self._send(peer, makers[kind % len(makers)](), 0)
 
-    async def _push(self, peer: _Peer, script: _Script) -> None:
+    async def _push(self, peer: _Peer, script: Script) -> None:
         """Push some frames in one go, in either way."""
         where, choice = script.number(), script.number()
         room = format_room_id(ROOM + where % 4)
@@ -588,7 +565,7 @@ def _read(data: bytes, size: int) -> tuple[list[object], bytes, bytes, object]:
 
 
 async def _play(data: bytes, clock: trio.testing.MockClock) -> None:
-    script = _Script(data)
+    script = Script(data)
     world = _World(script.number(), clock)
     await world.ours.greet()
     while script:

@@ -32,7 +32,6 @@ from wsproto.utilities import RemoteProtocolError as BadHandshake
 from tim_trio.core.accounts import Gate
 from tim_trio.core.form import Buffer, Form
 from tim_trio.core.manager import RoomManager
-from tim_trio.core.rates import TokenBucket
 from tim_trio.core.session import Session
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.limits import Limits
@@ -44,6 +43,7 @@ from tim_trio.net.connection import (
     Arrival,
     TcpConnection,
 )
+from tim_trio.net.control_rate import ControlFrameRate
 from tim_trio.net.http import Request, Unservable, Upgrade
 from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.protocol.decoder import ControlFrame, Decoder
@@ -151,13 +151,12 @@ class MessageReader:
     """
 
     __slots__ = (
-        "_control",
+        "_control_rate",
         "_decoder",
         "_frames",
         "_in_message",
         "_limits",
         "_message_bytes",
-        "_refused",
         "_reply",
         "close_answer",
     )
@@ -176,8 +175,7 @@ class MessageReader:
         self._in_message = False
         #: Of the message that has begun, handed to the decoder already.
         self._message_bytes = 0
-        self._control: TokenBucket | None = None
-        self._refused = 0
+        self._control_rate = ControlFrameRate(limits)
         self.close_answer = b""
 
     def feed(self, data: bytes) -> None:
@@ -233,10 +231,10 @@ class MessageReader:
     def _receive_other(self, event: Event, now: float) -> None:
         match event:
             case Ping():
-                if self._admit(now):
+                if self._control_rate.admit(now):
                     self._reply(encode_pong(bytes(event.payload)), now)
             case Pong():
-                self._admit(now)
+                self._control_rate.admit(now)
             case CloseConnection() if self._frames.state is ConnectionState.REMOTE_CLOSING:
                 has_code = event.code != CloseReason.NO_STATUS_RCVD
                 self.close_answer = encode_close_answer(event.code if has_code else None)
@@ -244,20 +242,6 @@ class MessageReader:
                 raise RemoteProtocolError("a malformed WebSocket frame")
             case _:
                 raise RemoteProtocolError("a text message")
-
-    def _admit(self, now: float) -> bool:
-        """Count a ping or pong as a request: cheap for the peer, and not for us."""
-        limits = self._limits
-        if self._control is None:
-            self._control = TokenBucket(limits.commands_per_s, limits.command_burst)
-        if self._control.take(now):
-            return True
-        self._refused += 1
-        if self._refused > limits.max_refused_commands:
-            raise RemoteProtocolError(
-                "too many WebSocket control frames", Code.FLOODING, limit="commands_per_s"
-            )
-        return False
 
 
 class Reader(Protocol):

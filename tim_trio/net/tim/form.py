@@ -8,6 +8,7 @@ Source: docs/tim.md.
 
 from __future__ import annotations
 
+import abc
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ _TOO_FAST: Final = TimAck(
 )
 
 
-class _Form:
+class _Form(abc.ABC):
     """What the forms have in common: each remembers the last run it encoded.
 
     Those that cannot be written to at once come one by one with the same run,
@@ -90,9 +91,9 @@ class _Form:
     def farewell(self, code: int | None) -> bytes:
         return b"" if code is None else encode_close(code)
 
+    @abc.abstractmethod
     def _messages(self, data: Buffer) -> list[Buffer]:
         """Return WebSocket messages, in pieces, one per frame that has something to say."""
-        raise NotImplementedError
 
 
 class BigForm(_Form):

@@ -13,9 +13,9 @@ from typing import Final, Protocol
 
 from wsproto.frame_protocol import CloseReason, Frame, FrameDecoder, Opcode, ParseFailed
 
-from tim_trio.core.rates import TokenBucket
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.limits import Limits
+from tim_trio.net.control_rate import ControlFrameRate
 from tim_trio.protocol.decoder import ControlFrame
 from tim_trio.protocol.runs import Run
 from tim_trio.protocol.tim import packets
@@ -69,8 +69,7 @@ class PacketReader:
         self._max_bytes = max_message_bytes(limits)
         self._message = bytearray()
         self._is_text: bool | None = None  # None between messages
-        self._control: TokenBucket | None = None
-        self._refused = 0
+        self._control_rate = ControlFrameRate(limits)
         self.close_answer = b""
 
     def feed(self, data: bytes) -> None:
@@ -148,22 +147,8 @@ class PacketReader:
             if code is not None and not _may_be_sent(code):
                 raise RemoteProtocolError("a malformed WebSocket frame")
             self.close_answer = encode_close_answer(code)
-        elif self._admit(now) and opcode is Opcode.PING:
+        elif self._control_rate.admit(now) and opcode is Opcode.PING:
             self._reply(encode_pong(payload), now)
-
-    def _admit(self, now: float) -> bool:
-        """Count a ping or pong as a request: cheap for the peer, and not for us."""
-        limits = self._limits
-        if self._control is None:
-            self._control = TokenBucket(limits.commands_per_s, limits.command_burst)
-        if self._control.take(now):
-            return True
-        self._refused += 1
-        if self._refused > limits.max_refused_commands:
-            raise RemoteProtocolError(
-                "too many WebSocket control frames", Code.FLOODING, limit="commands_per_s"
-            )
-        return False
 
 
 def _may_be_sent(code: int) -> bool:
