@@ -161,11 +161,26 @@ def test_reliable_bytes_are_queued_past_every_bound(hall: Hall) -> None:
         pace.join(hall.subscription(peer))
     runs = [hall.writer.run(0, size=4000) for _ in range(5)]
     for run in runs:
-        hall.audience.send_reliably(run.data, pace, 0.0)
+        hall.audience.send_reliably(run, hall.track, pace, 0.0)
     assert pace.flow(hall.subscription(slow)).pending_bytes == 20_000
     assert pace.flow(hall.subscription(quick)).pending_bytes == 0
     slow.drain()
     assert seqs(slow.new()) == seqs(quick.new()) == [0, 1, 2, 3, 4]
+
+
+def test_before_its_first_key_a_newcomer_pays_for_nothing(hall: Hall) -> None:
+    pace = Pace(10**6, 10**6, 4096, lambda limit: None)
+    waiting, other = hall.join(), hall.join()
+    for peer in (waiting, other):
+        pace.join(hall.subscription(peer))
+    hall.subscription(waiting).wait_for_key(hall.track)
+    flows = [pace.flow(hall.subscription(peer)) for peer in (waiting, other)]
+    granted = flows[0].granted
+    for run in (hall.writer.run(0, 0, size=100), hall.writer.run(0, KEY, 0, size=100)):
+        hall.audience.send_reliably(run, hall.track, pace, 0.0)
+        pace.handed_on(len(run.data))
+    assert (seqs(waiting.new()), seqs(other.new())) == ([3, 4], [0, 1, 2, 3, 4])
+    assert [(flow.base, flow.granted - granted) for flow in flows] == [(300, 300), (0, 0)]
 
 
 def test_events_reach_everyone_in_order_with_the_data(hall: Hall) -> None:
@@ -223,9 +238,10 @@ def test_reliable_data_goes_to_all_wires_and_is_paid_for_as_it_is_there(hall: Ha
     plain, other = hall.join(budget=0), hall.join(budget=0, form=Brackets())
     for peer in (plain, other):
         pace.join(hall.subscription(peer))
-    hall.audience.send_reliably(b"x" * 100, pace, 0.0)
+    run = hall.writer.run(0, size=100)
+    hall.audience.send_reliably(run, hall.track, pace, 0.0)
     pending = [pace.flow(hall.subscription(peer)).pending_bytes for peer in (plain, other)]
     assert pending == [100, 102]
     other.drain()
-    assert bytes(other.wire.taken) == b"[" + b"x" * 100 + b"]"
+    assert bytes(other.wire.taken) == b"[" + run.data + b"]"
     assert pace.flow(hall.subscription(other)).pending_bytes == 0

@@ -782,6 +782,53 @@ def test_the_answer_offers_what_is_held(reliable: Stage) -> None:
     assert states == [TrackState.ENDED | TrackState.CACHED_GROUP, TrackState.ENDED]
 
 
+def overflow_the_cache(stage: Stage) -> None:
+    """Begin a group that is too large for whoever joins late."""
+    stage.send(INIT)
+    stage.send(KEY, size=4000)
+    while stage.room.cache_bytes:
+        stage.send(0, size=4000)
+
+
+def test_where_the_group_is_too_large_a_newcomer_to_a_reliable_room_starts_at_a_key(
+    reliable: Stage,
+) -> None:
+    first = reliable.viewer()
+    reliable.room.grant_credit(first.subscription, 1, 10**9)
+    overflow_the_cache(reliable)
+    group, live = reliable.peer(), reliable.peer()
+    join(reliable.room, group)
+    join(reliable.room, live, StartFrom.LIVE)
+    (answer,) = of_kind(SubscribeAnswer, group.new())
+    (track,) = answer.sources[0].tracks
+    assert track.state == TrackState.KEYED | TrackState.INIT
+    reliable.send(0)
+    reliable.send(0, KEY)
+    reliable.send(0)
+    last = reliable.writer.next_seq - 1
+    assert seqs(group.new()) == [last - 1, last]
+    assert seqs(live.new()) == [0, *range(last - 3, last + 1)]
+    assert reliable.node.gaps == reliable.node.lost == 0
+
+
+def test_who_waits_for_a_key_in_a_reliable_room_holds_nobody_up(reliable: Stage) -> None:
+    first = reliable.viewer()
+    reliable.room.grant_credit(first.subscription, 1, 10**9)
+    overflow_the_cache(reliable)
+    waiting = reliable.viewer(budget=0)
+    for _ in range(4 * WINDOW // 1000):
+        reliable.send(0, size=1000)  # refused, if it went past its credit
+    assert waiting.subscription.left_out_frames == 4 * WINDOW // 1000
+    assert waiting.outbox.pending_bytes == 0
+    # From its KEY on it counts, as if it had come just now.
+    reliable.alice.new()
+    reliable.send(KEY, size=1000)
+    for _ in range(WINDOW // 1000 - 1):
+        reliable.send(0, size=1000)
+    assert of_kind(Credit, reliable.alice.new()) == []
+    assert reliable.source.is_held_up_by(waiting.subscription)
+
+
 def test_the_publisher_moves_at_the_pace_of_the_slowest(reliable: Stage) -> None:
     slow, quick = reliable.viewer(budget=0), reliable.viewer()
     for peer in (slow, quick):

@@ -369,6 +369,37 @@ def test_a_waiting_newcomer_gets_the_end_at_once(listener: Listener, writer: Tra
     assert not listener.lags()
 
 
+@pytest.mark.parametrize(
+    "flags, delivered, is_over",
+    [
+        ((0, 0), [], False),
+        ((KEY, 0), [0, 1], True),
+        ((0, KEY, 0, KEY), [1, 2, 3], True),
+        ((INIT, 0), [0], False),
+        ((INIT, 0, 0, KEY, 0), [0, 3, 4], True),
+        ((INIT, KEY), [0, 1], True),
+        ((INIT | KEY, 0), [0, 1], True),
+        ((0, 0, END), [2], True),
+        ((INIT, 0, END), [0, 2], True),
+        ((INIT | END,), [0], True),
+        ((0, KEY | END), [1], True),
+    ],
+)
+def test_what_a_newcomer_to_a_reliable_room_gets_while_it_waits(
+    writer: TrackWriter, flags: tuple[int, ...], delivered: list[int], is_over: bool
+) -> None:
+    listener = Listener(budget=None)
+    subscription, track = listener.subscription, listener.track()
+    subscription.wait_for_key(track)
+    run = writer.run(*flags, size=100)
+    left_out = subscription.offer_first_key(run, track, subscription.backlog, 0.0)
+    assert seqs(listener.peer.new()) == delivered
+    assert left_out == subscription.left_out_bytes == 100 * (len(flags) - len(delivered))
+    assert subscription.left_out_frames == len(flags) - len(delivered)
+    assert listener.lags() is not is_over
+    assert (subscription.lost, listener.node.lagging) == (0, 0)
+
+
 # Several tracks, and the end
 
 

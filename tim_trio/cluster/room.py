@@ -438,7 +438,8 @@ class SharedRoom(Room):
         track.init = init
         source.changed()
         for subscription in self._audience:
-            if track not in subscription.lagging:
+            # Who waits for a KEY in a reliable room gets every INIT as it comes.
+            if track not in subscription.lagging or self.mode is RoomMode.RELIABLE:
                 subscription.outbox.put_control(init, now)
         return is_alone
 

@@ -126,14 +126,19 @@ class Audience:
                     rest = memoryview(encoded)[sent:] if sent else encoded
                     outbox.queue(rest, subscription.backlog, now)
 
-    def send_reliably(self, data: Buffer, pace: Pace, now: float) -> None:
-        """Send bytes of one source of a reliable room to everyone.
+    def send_reliably(self, run: Run, track: Track, pace: Pace, now: float) -> None:
+        """Send a run of a source of a reliable room to everyone.
 
-        Nothing is ever left out: the source's credit bounds what is queued.
+        Nothing is left out but what stands before a newcomer's first KEY: the
+        source's credit bounds what is queued.
         """
         for _, walk in self._current():
             for _, _, subscription in walk:
-                subscription.put(data, pace.flow(subscription), now)
+                flow = pace.flow(subscription)
+                if track in subscription.lagging:
+                    flow.skip(subscription.offer_first_key(run, track, flow, now))
+                else:
+                    subscription.put(run.data, flow, now)
 
     def tell(self, event: bytes, now: float) -> None:
         """Send an event to everyone, in order with the data."""

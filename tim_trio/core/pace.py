@@ -22,6 +22,7 @@ class Flow:
     """One subscriber's part in one source. The ledger of its queued bytes.
 
     Attributes:
+        base: what had passed, or was skipped, before what it is sent.
         granted: the total the subscriber takes, in terms of `Pace.passed`.
         pending_bytes: queued for it and not yet taken by the kernel.
         blocking_since, taken_then: when it was first seen to make the source
@@ -42,6 +43,11 @@ class Flow:
     def settle(self, size: int, *, done: bool) -> None:
         self.pending_bytes -= size
         self._pace.moved(self)
+
+    def skip(self, size: int) -> None:
+        """``size`` bytes are passed that the subscriber is not sent."""
+        self.base += size
+        self.granted += size
 
     @property
     def allowed(self) -> int:

@@ -179,7 +179,7 @@ class Room:
             track.expected = run.last_seq + 1
         pace = source.pace
         if pace is not None:
-            self._send_reliably(fresh, pace, now)
+            self._send_reliably(fresh, track, pace, now)
         elif self.gather_ms and self._gather(fresh, track, now):
             pass
         else:
@@ -230,10 +230,10 @@ class Room:
                 f"{size} bytes of INITs in a room", Code.FLOODING, limit="max_room_init_bytes"
             )
 
-    def _send_reliably(self, run: Run, pace: Pace, now: float) -> None:
+    def _send_reliably(self, run: Run, track: Track, pace: Pace, now: float) -> None:
         if pace.held is not None:
             pace.held.append(run.data)
-        self._audience.send_reliably(run.data, pace, now)
+        self._audience.send_reliably(run, track, pace, now)
         pace.handed_on(len(run.data))
 
     def _gather(self, run: Run, track: Track, now: float) -> bool:
@@ -313,10 +313,11 @@ class Room:
             piece = source.opening(node, with_groups=offered, form=form)
             if piece.data:
                 outbox.put_encoded(piece.data, piece, now)
+            has_all = source.holds
             if source.pace is not None:
                 self._release_held(source)
                 source.pace.join(subscription)
-            elif wants_groups:
+            if wants_groups and not has_all:
                 for track in source.tracks.values():
                     if track.keyed and not track.ended and not (offered and track.cache.runs):
                         subscription.wait_for_key(track)

@@ -106,7 +106,10 @@ class Subscription:
         return data if self.form is None else self.form.encode(data)
 
     def wait_for_key(self, track: Track) -> None:
-        """Start a newcomer, who has the track's newest INIT, at its next KEY."""
+        """Start a newcomer, who has the track's newest INIT, at its next KEY.
+
+        In a reliable room nothing else ever lags.
+        """
         self.lagging[track] = Lag(None, track.init)
 
     def offer(self, run: Run, track: Track, now: float) -> None:
@@ -140,6 +143,30 @@ class Subscription:
         elif not track.keyed and self._resume(run, track, lag, 0, run.first_seq, now):
             return
         self._force_end(run, track, lag, now)
+
+    def offer_first_key(self, run: Run, track: Track, ledger: Ledger, now: float) -> int:
+        """Deliver what a newcomer to a reliable room, who waits for a KEY, gets of a run.
+
+        That is an INIT at once, and all from the first KEY on, or END. Returns
+        the bytes left out.
+        """
+        if run.last_key >= 0:
+            start, before = run.first_key, run.first_key_seq - run.first_seq
+        elif run.end_offset >= 0:
+            start, before = run.end_offset, run.frames - 1
+        else:
+            start, before = len(run.data), run.frames
+        lag = self.lagging[track]
+        left_out = start
+        if start and run.init_bytes:
+            self.put(run.data[: run.init_bytes], ledger, now)
+            left_out -= run.init_bytes
+            before -= 1
+        self._leave_out(lag, before, left_out)
+        if start < len(run.data):
+            self._forget(track, lag)
+            self.put(run.data[start:], ledger, now)
+        return left_out
 
     def _resume(self, run: Run, track: Track, lag: Lag, offset: int, seq: int, now: float) -> bool:
         """Continue with the run's bytes from ``offset`` on, if there is room.
