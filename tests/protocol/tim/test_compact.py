@@ -117,6 +117,33 @@ def test_a_struct_within_structs_has_its_bound() -> None:
         compact.decode(TimAuth, deep)
 
 
+_HUGE = "f" * 16 + "01"  # a varint of more than 2^60
+
+
+@pytest.mark.parametrize(
+    "kind, data",
+    [
+        pytest.param(TimReq, "99f1" + _HUGE + "01" * 2000, id="booleans that are skipped"),
+        pytest.param(TimReq, "9af3" + _HUGE + "01" * 2000, id="set"),
+        pytest.param(TimReq, "9b" + _HUGE + "33" + "01" * 2000, id="map that is skipped"),
+        pytest.param(TimReq, "9c" + "13aa" * 2000, id="struct that is skipped"),
+        pytest.param(TimReq, "11" * 2000, id="fields"),
+        pytest.param(TimReq, "1502" + "0502" * 2000, id="long field headers"),
+        pytest.param(TimMessage, "09" + "22" + "f8" + _HUGE + "00" * 2000, id="receivers"),
+        pytest.param(TimAuth, "7b" + _HUGE + "88" + "00" * 2000, id="map of texts"),
+    ],
+)
+def test_a_count_is_looked_at_before_anything_is_read(kind: type[Struct], data: str) -> None:
+    with pytest.raises(TimFormatError, match="too many parts"):
+        compact.decode(kind, bytes.fromhex(data))
+
+
+@pytest.mark.parametrize("data", ["28" + _HUGE, "48" + _HUGE + "61"])
+def test_a_text_that_claims_more_than_there_is(data: str) -> None:
+    with pytest.raises(TimFormatError, match="ends in the middle"):
+        compact.decode(TimReq, bytes.fromhex(data))
+
+
 def test_our_own_structs_nest_no_deeper_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "_MAX_DEPTH", 1)
     with pytest.raises(TimFormatError, match="nested too deep"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -243,6 +245,58 @@ def test_a_number_of_thousands_of_digits_does_not_fit() -> None:
 def test_large_rubbish(piece: bytes) -> None:
     with pytest.raises(TimFormatError):
         json_form.decode(TimStream, b'{"x":' + piece * (1_000_000 // len(piece)))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        pytest.param('"x":[' + "0," * 2000 + "0]", id="numbers"),
+        pytest.param('"x":[' + "[]," * 1000 + "0]", id="lists"),
+        pytest.param(",".join(f'"{n}":0' for n in range(600)), id="members"),
+        pytest.param('"ToList":[' + '"a",' * 2000 + '"a"]', id="receivers"),
+        pytest.param('"x":' + '"\\"",' * 3000, id="escaped quotes"),
+    ],
+)
+def test_what_takes_a_body_s_time_has_fewer_parts_than_that(members: str) -> None:
+    with pytest.raises(TimFormatError, match="too many parts"):
+        json_form.decode(TimMessage, f"{{{members}}}".encode())
+
+
+def test_as_many_parts_as_there_may_be() -> None:
+    message = TimMessage(to_list=tuple(f"account{number}" for number in range(900)))
+    for form in Format:
+        data = b"\x5a" if form is Format.THRIFT else b"\xda"
+        data += packets.encode_body(PacketType.MESSAGE, message, form)[1:]
+        assert packets.decode(data) == packets.Body(PacketType.MESSAGE, message)
+        assert packets.decode(data, 910) == packets.Body(PacketType.MESSAGE, message)
+        with pytest.raises(TimFormatError, match="too many parts"):
+            packets.decode(data, 899)
+
+
+def test_brackets_in_a_text_are_neither_deep_nor_parts() -> None:
+    text = "[{" * 5000 + '\\"' * 3000 + ",:" * 5000
+    data = json.dumps({"dataString": text}).encode()
+    assert json_form.decode(TimMessage, data) == TimMessage(data_string=text)
+
+
+def test_what_nests_too_deep_is_short() -> None:
+    deep = '{"x":' + "[" * 15 + "]" * 15 + "}"
+    assert json_form.decode(TimStream, deep.encode()) == TimStream()
+    with pytest.raises(TimFormatError, match="nested too deep"):
+        json_form.decode(TimStream, deep.replace("[]", "[[]]").encode())
+
+
+def test_a_large_frame_takes_a_few_times_its_size() -> None:
+    body = bytes(1_000_000)
+    data = b"\xde" + json_form.encode(TimStream(room="a", body=body))
+    tracemalloc.start()
+    try:
+        packet = packets.decode(data)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert packet == packets.Body(PacketType.STREAM, TimStream(room="a", body=body))
+    assert peak < 10 * len(body)
 
 
 def test_secrets_are_not_shown() -> None:

@@ -54,6 +54,7 @@ from tim_trio.protocol.tim.packets import (
     Ping,
 )
 from tim_trio.protocol.tim.structs import (
+    MOST_PARTS,
     ErrorCode,
     Format,
     PacketType,
@@ -84,6 +85,9 @@ _DELIVERY_ERRORS: Final = {
 _MOST_ECHOED: Final = 100
 _BEFORE_SIGNING_IN: Final = frozenset((PacketType.AUTH, PacketType.REGISTER, PacketType.TOKEN))
 
+
+#: Of a frame's struct, which has five fields: many of them are read in a row.
+_MOST_PUSH_PARTS: Final = 64
 
 _PUSHES: Final = frozenset((PacketType.STREAM, PacketType.BIG_BINARY_STREAM))
 
@@ -137,6 +141,11 @@ class TimSession(Session):
     def is_signed_in(self) -> bool:
         return self.member is not None
 
+    def _decode(self, packet: bytes) -> Packet:
+        if packets.type_of(packet) in _PUSHES:
+            return packets.decode(packet, _MOST_PUSH_PARTS)
+        return packets.decode(packet, MOST_PARTS + self.manager.node.limits.max_receivers)
+
     # Pushes
 
     def push_nowait(self, packet: bytes) -> bool:
@@ -150,7 +159,7 @@ class TimSession(Session):
         if member is None or packets.type_of(packet) not in _PUSHES:
             return False
         try:
-            push = _read_push(packets.decode(packet))
+            push = _read_push(self._decode(packet))
         except TimFormatError:
             return False
         published = self._published.get(push.room)
@@ -280,7 +289,7 @@ class TimSession(Session):
         if self.member is None and packets.has_format(message):
             self._format = packets.format_of(message)
         try:
-            packet = packets.decode(message)
+            packet = self._decode(message)
         except TimFormatError as why:
             if not self._sent_unreadable:
                 self.manager.log.info(

@@ -74,7 +74,7 @@ def to_packet(
 def _message(kind: int, payload: bytes) -> TimMessage:
     if kind == KIND_MESSAGE:
         try:
-            return json_form.decode(TimMessage, payload)
+            return json_form.decode(TimMessage, payload, len(payload))
         except TimFormatError:
             kind = 0  # not written by us: its bytes, then
     return TimMessage(data_binary=payload, udtype=kind if kind <= _MAX_UDTYPE else 0)

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from tim_trio.protocol.tim.structs import (
     FIELDS,
+    MOST_PARTS,
     WIDTHS,
     Field,
     Kind,
@@ -134,21 +135,23 @@ def _write_varint(out: bytearray, value: int) -> None:
 # Reading
 
 
-def decode(kind: type[S], data: bytes) -> S:
+def decode(kind: type[S], data: bytes, most_parts: int = MOST_PARTS) -> S:
     """Read a struct; what stands behind it is not looked at.
 
-    Unknown fields are passed over. Linear in the data.
+    Unknown fields are passed over. Linear in the data, and but for the sizes
+    of texts in the parts.
 
     Raises:
-        TimFormatError: that is no such struct.
+        TimFormatError: that is no such struct, or it has too many parts.
     """
-    return _Reader(data).struct(kind, 1)
+    return _Reader(data, most_parts).struct(kind, 1)
 
 
 class _Reader:
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, most_parts: int) -> None:
         self._data = data
         self._at = 0
+        self._parts_left = most_parts
 
     def struct(self, kind: type[S], depth: int) -> S:
         """Read a struct of a kind of ours."""
@@ -162,6 +165,7 @@ class _Reader:
             wire_type = header & 15
             if wire_type == _STOP:
                 break
+            self._count(1)
             last = last + (header >> 4) if header >> 4 else self._integer(16)
             field = fields.get(last)
             if field is None or not _fits(field, wire_type):
@@ -202,7 +206,7 @@ class _Reader:
             return []
         if self._byte() != _BINARY << 4 | _BINARY:
             raise TimFormatError("a map of other types")
-        # Each entry takes two bytes at least, so a count that lies ends soon.
+        self._count(2 * count)
         return [(self._text(), read_value(self)) for _ in range(count)]
 
     def _texts(self) -> tuple[str, ...]:
@@ -212,6 +216,7 @@ class _Reader:
             count = self._varint()
         if count and header & 15 != _BINARY:
             raise TimFormatError("a list of other types")
+        self._count(count)
         return tuple([self._text() for _ in range(count)])
 
     # What is not asked for
@@ -234,16 +239,19 @@ class _Reader:
         elif wire_type in (_LIST, _SET):
             header = self._byte()
             count = header >> 4 if header >> 4 != _LONG_LIST else self._varint()
+            self._count(count)
             for _ in range(count):
                 self._skip_element(header & 15, depth + 1)
         elif wire_type == _MAP:
             count = self._varint()
             types = self._byte() if count else 0
+            self._count(2 * count)
             for _ in range(count):
                 self._skip_element(types >> 4, depth + 1)
                 self._skip_element(types & 15, depth + 1)
         elif wire_type == _STRUCT:
             while header := self._byte():
+                self._count(1)
                 if not header >> 4:
                     self._varint()
                 self._skip(header & 15, depth + 1)
@@ -258,6 +266,12 @@ class _Reader:
             self._skip(wire_type, depth)
 
     # The smallest parts
+
+    def _count(self, parts: int) -> None:
+        """Count parts before they are read: a size that a stranger names may be any."""
+        self._parts_left -= parts
+        if self._parts_left < 0:
+            raise TimFormatError("too many parts")
 
     def _byte(self) -> int:
         return self._take(1)[0]

@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from tim_trio.protocol.tim.structs import (
     FIELDS,
+    MOST_PARTS,
     WIDTHS,
     Field,
     Kind,
@@ -26,9 +27,12 @@ from tim_trio.protocol.tim.structs import (
 S = TypeVar("S")
 
 _MAX_DEPTH: Final = 16
-#: Never fails behind a quote, so that one pass over a text of quotes stays one pass.
-_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+#: Never fails behind a quote, so that one pass over a text of quotes stays one pass,
+#: and never goes back (``+``), for which it would keep a note per character.
+_STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+', re.DOTALL)
 _BRACKETS: Final = re.compile(r"[\[\]{}]")
+#: A text so short can hold neither many parts nor deep ones that cost anything.
+_SHORT: Final = 256
 
 
 # Writing
@@ -71,20 +75,19 @@ def _base64(content: bytes) -> str:
 # Reading
 
 
-def decode(kind: type[S], data: bytes) -> S:
+def decode(kind: type[S], data: bytes, most_parts: int = MOST_PARTS) -> S:
     """Read a struct; required members may be missing, as in the clients' requests.
 
-    Linear in the data.
+    Linear in the data. A member is two parts, an element of a list one.
 
     Raises:
-        TimFormatError: that is no such struct.
+        TimFormatError: that is no such struct, or it has too many parts.
     """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise TimFormatError("not UTF-8") from None
-    if _depth(text) > _MAX_DEPTH:
-        raise TimFormatError("nested too deep")
+    _check_shape(text, most_parts)
     try:
         parsed = json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
     except ValueError:
@@ -170,10 +173,24 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _depth(text: str) -> int:
-    """Return how deep brackets are nested, before a parser recurses into them."""
-    depth = deepest = 0
-    for bracket in _BRACKETS.findall(_STRING.sub("", text)):
+def _check_shape(text: str, most_parts: int) -> None:
+    """Look for what a parser would recurse into, or make many objects of.
+
+    Raises:
+        TimFormatError: nested too deep, or too many parts.
+    """
+    is_flat = text.count("{") + text.count("[") <= _MAX_DEPTH
+    if is_flat and len(text) <= _SHORT:
+        return
+    # As many strings as parts and one more: a quick look, for each string is a match below.
+    quotes = text.count('"') - text.count('\\"')
+    if quotes > 2 * most_parts + 2:
+        raise TimFormatError("too many parts")
+    outside = _STRING.sub("", text)
+    if sum(map(outside.count, ",:[{")) > most_parts:
+        raise TimFormatError("too many parts")
+    depth = 0
+    for bracket in _BRACKETS.findall(outside):
         depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+        if depth > _MAX_DEPTH:
+            raise TimFormatError("nested too deep")

@@ -12,6 +12,7 @@ import attrs
 
 from tim_trio.protocol.tim import compact, json_form
 from tim_trio.protocol.tim.structs import (
+    MOST_PARTS,
     Format,
     PacketType,
     Struct,
@@ -111,8 +112,10 @@ def type_of(data: bytes) -> int:
     return data[0] & ~JSON_BIT if data else 0
 
 
-def decode(data: bytes) -> Packet:
+def decode(data: bytes, most_parts: int = MOST_PARTS) -> Packet:
     """Read a packet from a client: one whole message of its WebSocket.
+
+    ``most_parts``: what a struct may have in all, each receiver it names among them.
 
     Raises:
         TimFormatError: what stands behind its type cannot be read.
@@ -129,16 +132,17 @@ def decode(data: bytes) -> Packet:
     expected = _REQUESTS.get(kind)
     if expected is None:
         return Other(number)
-    return Body(kind, decode_body(expected, data[1:], format_of(data)))
+    return Body(kind, decode_body(expected, data[1:], format_of(data), most_parts))
 
 
-def decode_body(kind: type[S], data: bytes, form: Format) -> S:
+def decode_body(kind: type[S], data: bytes, form: Format, most_parts: int = MOST_PARTS) -> S:
     """Read a struct in a format.
 
     Raises:
         TimFormatError: it is none.
     """
-    return json_form.decode(kind, data) if form is Format.JSON else compact.decode(kind, data)
+    decode_struct = json_form.decode if form is Format.JSON else compact.decode
+    return decode_struct(kind, data, most_parts)
 
 
 def _decode_big(kind: PacketType, data: bytes) -> Packet:
