@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -15,6 +18,8 @@ from tests.net.running import Running, running_server
 from tests.net.scripted_server import ROOM
 from tim_trio.net.client import Client
 from tim_trio.net.client.address import Address, parse_address
+from tim_trio.net.client.client import room_number
+from tim_trio.net.client.credentials import checked_account, secret_bytes
 from tim_trio.protocol.messages import RoomMode
 from tim_trio.protocol.room_ids import format_room_id, parse_room_id
 
@@ -238,6 +243,50 @@ def test_addresses(text: str, address: Address) -> None:
 def test_what_is_no_address_says_how_to_write_one(text: str) -> None:
     with pytest.raises(ValueError, match="tim://HOST:PORT"):
         parse_address(text)
+
+
+def any_value(value: Any) -> Any:
+    """A value as who does not check types might give it."""
+    return value
+
+
+@pytest.mark.parametrize(
+    "call, error, why",
+    [
+        (lambda: parse_address(any_value(None)), TypeError, "text, not NoneType: write it as tim"),
+        (lambda: checked_account(any_value(5)), TypeError, "a text, not int"),
+        (lambda: checked_account("a b"), ValueError, "'a b' is not an account name: 1 to 64"),
+        (lambda: room_number(any_value(None)), TypeError, "as text or as a number, not NoneType"),
+        (lambda: room_number(any_value(b"NGhMpCbk2wQ")), TypeError, "not bytes"),
+        (lambda: room_number(5), ValueError, "5 is not a room id"),
+        # Of a number bytes() would make so many zeros.
+        (lambda: secret_bytes(any_value(12345678), "a password"), TypeError, "not int"),
+        (lambda: secret_bytes("", "a password"), ValueError, "a password must have 1 to 4096"),
+    ],
+)
+def test_what_is_given_wrong_says_what_is_right(
+    call: Callable[[], object], error: type[Exception], why: str
+) -> None:
+    with pytest.raises(error, match=re.escape(why)) as caught:
+        call()
+    assert "12345678" not in str(caught.value)
+
+
+async def test_requests_with_what_does_not_fit_are_not_sent() -> None:
+    async with running_server() as running, client(running) as alice:
+        for wrong, why in (
+            (alice.register_room(gather_ms=-1), "gather_ms: -1 does not fit u16"),
+            (alice.register_room(idle_timeout_s=2**32), "idle_timeout_s: 4294967296 does not fit"),
+            (alice.grant(ROOM, any_value(None)), "account: NoneType where a text is due"),
+            (alice.send_to("bob", b"", kind=70_000), "kind: 70000 does not fit u16"),
+            (alice.ask_to_push(ROOM, any_value(b"me")), "message: bytes where a text is due"),
+        ):
+            with pytest.raises(tim_trio.LocalProtocolError, match=why):
+                await wrong
+        for payload in ("text", 5, [1]):
+            with pytest.raises(TypeError, match="a payload is bytes, not"):
+                await alice.send_to("bob", any_value(payload))
+        assert await alice.list_rooms() == []
 
 
 def test_every_public_name_is_there() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -88,6 +90,22 @@ async def test_what_the_protocol_forbids_is_not_sent() -> None:
             await source.send(b"")
         frames = await server.expect_frames(2)
         assert [frame.seq for frame in frames] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "payload", ["text", None, 5, [1], array("I", [1, 2]), array("I", [0]) * 9000]
+)
+async def test_a_payload_whose_size_is_not_in_bytes_is_none(payload: Any) -> None:
+    async with source_and_server() as (_, source, server):
+        with pytest.raises(TypeError, match="a payload is bytes, bytearray or memoryview"):
+            await source.send(payload)
+        with pytest.raises(TypeError, match="a payload is bytes, bytearray or memoryview"):
+            source.send_nowait(payload)
+        # Of what is shown of other bytes, the bytes are sent.
+        await source.send(memoryview(array("H", [1, 2])))
+        await source.send(memoryview(b"abcdef")[::2])
+        first, second = await server.expect_frames(2)
+        assert (len(first.payload), second.payload) == (4, b"ace")
 
 
 async def test_a_payload_may_change_after_send() -> None:

@@ -152,6 +152,16 @@ def test_numbers(hint: object, bits: int) -> None:
             field.write(value)
 
 
+def test_what_does_not_fit_is_named() -> None:
+    with pytest.raises(LocalProtocolError, match=r"^u16: 65536 does not fit u16$"):
+        record_codec(Everything).write(attrs.evolve(EVERYTHING, u16=65_536))
+    values: dict[str, Any] = {"text": b"x", "blob": "x", "secret": None}
+    for name, value in values.items():
+        wrong = attrs.evolve(EVERYTHING, **{name: value})
+        with pytest.raises(LocalProtocolError, match=f"{name}: {type(value).__name__} where"):
+            record_codec(Everything).write(wrong)
+
+
 @pytest.mark.parametrize("room", [FIRST_ROOM_ID, END_ROOM_ID - 1])
 def test_room(room: int) -> None:
     data = room.to_bytes(8, "big")

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from tim_trio.net.client.address import parse_address
-from tim_trio.protocol.messages import is_account_name
+from tim_trio.net.client.credentials import checked_account
 from tim_trio.protocol.room_ids import parse_room_id
 
 _UNITS: Final = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
@@ -34,12 +34,10 @@ def server_address(text: str) -> str:
 
 def account_name(text: str) -> str:
     """Check the name of an account."""
-    if not is_account_name(text):
-        raise click.BadParameter(
-            f"{text!r} is not an account name: 1 to 64 characters without spaces "
-            "and without / \\ | :"
-        )
-    return text
+    try:
+        return checked_account(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def byte_count(text: str) -> int:

@@ -120,6 +120,8 @@ def _read_text(reader: Reader) -> str:
 
 
 def _write_text(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise LocalProtocolError(f"{type(text).__name__} where a text is due")
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
@@ -137,6 +139,8 @@ def _blob(most: int | None) -> Field[bytes]:
         return reader.take(count)
 
     def write(value: bytes) -> bytes:
+        if not isinstance(value, bytes):
+            raise LocalProtocolError(f"{type(value).__name__} where bytes are due")
         if most is not None and len(value) > most:
             raise LocalProtocolError(f"a field of {len(value)} bytes, {most} allowed")
         return _U32.write(len(value)) + value
@@ -233,6 +237,12 @@ def record_codec(record: type[T]) -> Field[T]:
         return record(**{name: field.read(reader) for name, field in fields})
 
     def write(value: T) -> bytes:
-        return b"".join([field.write(getattr(value, name)) for name, field in fields])
+        pieces = []
+        for name, field in fields:
+            try:
+                pieces.append(field.write(getattr(value, name)))
+            except LocalProtocolError as error:
+                raise LocalProtocolError(f"{name}: {error}") from error
+        return b"".join(pieces)
 
     return Field(read, write)

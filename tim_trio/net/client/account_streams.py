@@ -67,6 +67,8 @@ async def send_to(
     kind: int,
 ) -> dict[str, Receipt]:
     """Send to accounts, in as many requests as it takes, and return what became of it."""
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise TypeError(f"a payload is bytes, not {type(payload).__name__}")
     receivers = [accounts] if isinstance(accounts, str) else list(dict.fromkeys(accounts))
     receipts = {}
     for start in range(0, len(receivers), _RECEIVERS_AT_ONCE):

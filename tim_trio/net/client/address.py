@@ -29,9 +29,12 @@ def parse_address(text: str) -> Address:
     """Return what ``tim://HOST:PORT`` or ``tims://HOST:PORT`` says; without a port it is 7600.
 
     Raises:
+        TypeError: no text.
         ValueError: not such an address; the message says what is wrong.
     """
     hint = f"write it as {SCHEME}://HOST:PORT, or {TLS_SCHEME}://HOST:PORT for TLS"
+    if not isinstance(text, str):
+        raise TypeError(f"a server address is a text, not {type(text).__name__}: {hint}")
     if "://" not in text:
         raise ValueError(f"{text!r} is not a server address: {hint}")
     try:

@@ -59,10 +59,13 @@ def room_number(room: str | int) -> int:
     """Return a room id's number, given as that or as its 11 characters.
 
     Raises:
+        TypeError: neither.
         ValueError: not a room id.
     """
     if isinstance(room, str):
         return parse_room_id(room)
+    if not isinstance(room, int):
+        raise TypeError(f"a room is its id as text or as a number, not {type(room).__name__}")
     if not is_room_id(room):
         raise ValueError(f"{room} is not a room id")
     return room

@@ -432,7 +432,9 @@ class Connection:
                 else:
                     self.identity = await self._sign_in(credentials, hello)
         except trio.TooSlowError:
-            raise ConnectFailed(f"no greeting within {timeout_s:g} s") from None
+            raise ConnectFailed(
+                f"it took the connection, but did not answer within {timeout_s:g} s"
+            ) from None
         except ConnectionClosed as error:
             if self._spoke_otherwise or (error.code is None and self.welcome is None):
                 raise NotATimServer("what answers there is not a tim_trio server") from None

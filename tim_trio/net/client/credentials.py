@@ -25,12 +25,32 @@ Secret = str | bytes
 TokenSource = Secret | Callable[[], Secret] | Callable[[], Awaitable[Secret]]
 
 
+def checked_account(name: str) -> str:
+    """Return an account's name.
+
+    Raises:
+        TypeError: no text.
+        ValueError: it can be nobody's.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"an account name is a text, not {type(name).__name__}")
+    if not messages.is_account_name(name):
+        raise ValueError(
+            f"{name!r} is not an account name: 1 to 64 characters without spaces "
+            "and without / \\ | :"
+        )
+    return name
+
+
 def secret_bytes(secret: Secret, name: str) -> bytes:
     """Return a secret as it travels.
 
     Raises:
+        TypeError: neither text nor bytes.
         ValueError: longer than the protocol lets it be. It is not quoted.
     """
+    if not isinstance(secret, str | bytes | bytearray):
+        raise TypeError(f"{name} is text or bytes, not {type(secret).__name__}")
     data = secret.encode() if isinstance(secret, str) else bytes(secret)
     if not 0 < len(data) <= MAX_SECRET_BYTES:
         raise ValueError(f"{name} must have 1 to {MAX_SECRET_BYTES} bytes")
@@ -71,8 +91,8 @@ class Credentials:
             if token is None and session_token is None:
                 raise ValueError("an account must be named, unless a token or session does it")
             account = ""
-        elif not messages.is_account_name(account):
-            raise ValueError(f"{account!r} is not an account name")
+        else:
+            checked_account(account)
         if token is not None and not callable(token):
             token = secret_bytes(token, "a token")
         return cls(

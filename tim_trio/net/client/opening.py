@@ -18,7 +18,13 @@ from tim_trio.net.client.address import Address, parse_address
 from tim_trio.net.client.budget import ReceiveBudget
 from tim_trio.net.client.client import Client
 from tim_trio.net.client.connection import Bounds, Connection, start_connection
-from tim_trio.net.client.credentials import Credentials, Secret, TokenSource, secret_bytes
+from tim_trio.net.client.credentials import (
+    Credentials,
+    Secret,
+    TokenSource,
+    checked_account,
+    secret_bytes,
+)
 from tim_trio.net.client.dial import client_context, dial
 from tim_trio.net.client.errors import NotATimServer
 from tim_trio.net.client.line import Line
@@ -26,7 +32,7 @@ from tim_trio.net.client.plain_nursery import open_plain_nursery
 from tim_trio.net.client.reconnect import Reconnector
 from tim_trio.net.client.renewal import keep_renewing
 from tim_trio.net.client.session import Session
-from tim_trio.protocol.messages import RegisterAccount, RegisterAccountAnswer, is_account_name
+from tim_trio.protocol.messages import RegisterAccount, RegisterAccountAnswer
 from tim_trio.protocol.runs import Run
 
 #: Opens another stream: to where the server has sent us, or to the usual place.
@@ -221,10 +227,8 @@ async def register_account(
             ``not_supported`` where the server keeps no accounts.
     """
     where = parse_address(address)
-    if not is_account_name(account):
-        raise ValueError(f"{account!r} is not an account name")
     request = RegisterAccount(
-        account=account,
+        account=checked_account(account),
         password=secret_bytes(password, "a password"),
         invitation=secret_bytes(invitation, "an invitation") if invitation else b"",
     )

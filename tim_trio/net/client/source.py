@@ -167,6 +167,7 @@ class Source:
             SourceRevoked, SourceReplaced, RoomClosed: the source is over.
             ConnectionClosed: the connection is.
             LocalProtocolError: the frame cannot be sent; nothing was.
+            TypeError: the payload is none; nothing was sent.
         """
         size = self._check(payload, track, init, end)
         await self._line.session.connection.outgoing.yield_now_and_then()
@@ -223,7 +224,12 @@ class Source:
             await self._waiting.park()
 
     def _check(self, payload: Payload, track: int, init: bool, end: bool) -> int:
-        """Return the size of the frame, or raise LocalProtocolError."""
+        """Return the size of the frame, or raise LocalProtocolError or TypeError."""
+        if not isinstance(payload, bytes | bytearray | memoryview):
+            # Others have lengths in other units, and the header would lie.
+            raise TypeError(
+                f"a payload is bytes, bytearray or memoryview, not {type(payload).__name__}"
+            )
         limits = self._line.session.connection.limits
         size = STREAM_HEADER_BYTES + (
             payload.nbytes if isinstance(payload, memoryview) else len(payload)
@@ -300,7 +306,7 @@ class Source:
         except struct.error as error:
             raise LocalProtocolError(f"timestamp_us {timestamp_us!r} does not fit") from error
         # Bytes of the caller's own that may change are copied in any case.
-        pieces = (header + payload,) if size <= _JOIN_BYTES else (header, bytes(payload))
+        pieces = (header + bytes(payload),) if size <= _JOIN_BYTES else (header, bytes(payload))
         self._next_seqs[track] = seq + 1
         if end:
             self._ended.add(track)
