@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ from tim_trio.errors import (
 from tim_trio.net.client import ConnectFailed, NotATimServer
 
 ROOM = "LJ6TN2wdrZF"
+COMMAND = [sys.executable, "-m", "tim_trio"]
 CommandLine = Callable[..., tuple[int, str, str]]
 
 
@@ -57,6 +59,49 @@ def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+@pytest.mark.parametrize("group", ["room", "token", "account", "cluster", "contact"])
+def test_a_group_without_a_command_shows_what_there_is(
+    command_line: CommandLine, group: str
+) -> None:
+    code, out, err = command_line(group)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Usage: tim_trio {group} ")
+    assert "\nCommands:\n" in err
+
+
+@pytest.mark.parametrize("command", ["version", "config"])
+def test_standard_output_that_takes_nothing(command: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, command], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_that_are_closed(closed: str) -> None:
+    """What is not there takes everything and gives nothing, as /dev/null does."""
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND]
+    done = subprocess.run(
+        [*shell, "version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    said = b"" if ">&-" in closed.replace("2>&-", "") else f"tim_trio {__version__}\n".encode()
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, b"")
+    address = f"tim://127.0.0.1:{closed_port()}"
+    for arguments in (["push", "-"], ["watch", ROOM]):
+        done = subprocess.run(
+            [*shell, *arguments, "--server", address],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        complaint = b"" if "2>&-" in closed else b"error: no server at"
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.startswith(complaint)
+        assert b"Traceback" not in done.stderr
 
 
 def test_version_and_config(command_line: CommandLine) -> None:
@@ -93,6 +138,8 @@ def test_watch_documents_its_exit_codes(command_line: CommandLine) -> None:
         (["push", "nonsense", "b"], "a room id has 11 characters"),
         (["push", "--rate", "fast", "b"], "'fast' is not a number of bytes such as 500k"),
         (["push", "--mode", "quick", "b"], "'quick'"),
+        (["push", "--reconnect-for", "x", "b"], "'x' is not a number."),
+        (["watch", ROOM, "--track", "x"], "'x' is not a whole number."),
         (["room", "grant", ROOM], "Missing argument 'NAME'"),
         (["serve", "--prot", "1"], "No such option '--prot'"),
         (["--tpc", "1"], "No such option '--tpc'"),

@@ -709,6 +709,23 @@ def test_events_stand_behind_what_waited(gathering: Stage) -> None:
     assert kinds == [StreamFrame, Gap, StreamFrame, SourceLeft]
 
 
+def test_what_waited_is_in_the_gap_of_who_lags_when_the_source_ends(gathering: Stage) -> None:
+    slow = gathering.viewer(budget=0)
+    for _ in range(3):
+        gathering.send(KEY, size=2000)
+    assert list(slow.subscription.lagging) == [gathering.source.tracks[0]]
+    gathering.send(0)
+    gathering.room.end_source(gathering.source, SourceLeftReason.UNPUBLISHED, 0.0)
+    gathering.room.flush(1.0)
+    slow.drain()
+    items = slow.new()
+    assert items[-2:] == [
+        gap(2, 3, GapReason.LAGGED),
+        SourceLeft(room=ROOM, source=1, reason=SourceLeftReason.UNPUBLISHED),
+    ]
+    assert seqs(items) == [0, 1]
+
+
 def test_a_room_closes_behind_what_waited(gathering: Stage) -> None:
     viewer = gathering.viewer()
     gathering.send(0)
@@ -811,6 +828,16 @@ def test_where_the_group_is_too_large_a_newcomer_to_a_reliable_room_starts_at_a_
     assert reliable.node.gaps == reliable.node.lost == 0
 
 
+def test_who_gets_all_that_was_held_waits_for_nothing() -> None:
+    """There is room for what is held, and none for a cached group beside it."""
+    stage = Stage(mode=RoomMode.RELIABLE, bounds=limits(room_cache_bytes=WINDOW))
+    stage.send(KEY, 0)
+    first = stage.peer()
+    join(stage.room, first)
+    stage.send(0)
+    assert seqs(first.new()) == [0, 1, 2]
+
+
 def test_who_waits_for_a_key_in_a_reliable_room_holds_nobody_up(reliable: Stage) -> None:
     first = reliable.viewer()
     reliable.room.grant_credit(first.subscription, 1, 10**9)
@@ -827,6 +854,17 @@ def test_who_waits_for_a_key_in_a_reliable_room_holds_nobody_up(reliable: Stage)
         reliable.send(0, size=1000)
     assert of_kind(Credit, reliable.alice.new()) == []
     assert reliable.source.is_held_up_by(waiting.subscription)
+
+
+def test_who_unsubscribes_or_is_gone_holds_nobody_up(reliable: Stage) -> None:
+    stuck, quick = reliable.viewer(budget=0), reliable.viewer()
+    reliable.room.grant_credit(quick.subscription, 1, 10**9)
+    for _ in range(WINDOW // 1000):
+        reliable.send(0, size=1000)
+    assert of_kind(Credit, reliable.alice.new()) == []
+    reliable.room.unsubscribe(stuck.member)
+    (credit,) = of_kind(Credit, reliable.alice.new())
+    assert credit.limit == WINDOW // 1000 * 1000 + WINDOW
 
 
 def test_the_publisher_moves_at_the_pace_of_the_slowest(reliable: Stage) -> None:

@@ -45,11 +45,24 @@ class _Program(click.Group):
             result: object = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Here, for click would make it exit code 1. Python flushes once
-            # more at exit, and must find a file to do it to.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Here, for click would make it exit code 1.
+            _give_up_output()
             return PIPE_CLOSED
+        except OSError as error:
+            # Such as a full disk under standard output.
+            _give_up_output()
+            raise click.ClickException(_what_failed(error)) from error
         return result
+
+
+def _give_up_output() -> None:
+    """Let Python, which flushes once more at exit, find a file to do it to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _what_failed(error: OSError) -> str:
+    why = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {why}" if error.filename else why
 
 
 @click.group(cls=_Program, context_settings=_SETTINGS)
@@ -83,15 +96,34 @@ for command in (
 
 def main() -> None:
     """Run the command line and exit."""
+    _open_standard_streams()
     sys.exit(_run())
+
+
+def _open_standard_streams() -> None:
+    """Put nothing in the place of standard streams that are closed (``<&-``).
+
+    Else the next socket would be standard output.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd != number:
+                os.dup2(fd, number)
+                os.close(fd)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
 
 
 def _run() -> int:
     try:
         code = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except click.UsageError as error:
+        message = error.format_message()
+        if message.startswith("Usage:"):
+            click.echo(message, err=True)  # a group without a command: its help
+            return error.exit_code
         path = error.ctx.command_path if error.ctx is not None else PROGRAM
-        _complain(f"{error.format_message()} (see `{path} --help`)")
+        _complain(f"{_plainly(message)} (see `{path} --help`)")
         return error.exit_code
     except click.ClickException as error:
         _complain(error.format_message())
@@ -99,6 +131,14 @@ def _run() -> int:
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     return code if isinstance(code, int) else 0
+
+
+def _plainly(text: str) -> str:
+    """Return a complaint of click's about a number in words for anyone."""
+    for theirs, ours in (("integer", "whole number"), ("float", "number")):
+        text = text.replace(f"is not a valid {theirs} range.", f"is not a {ours}.")
+        text = text.replace(f"is not a valid {theirs}.", f"is not a {ours}.")
+    return text
 
 
 def _complain(text: str) -> None:
