@@ -1,9 +1,14 @@
 """``python -m bench.storms``: streams beside a rush of logins, and beside attacks.
 
-Each scene starts a server, lets bystanders stream for a while (*calm*), then
-again beside the rush or the attack (*storm*), and compares.
+Each round of a scene starts two servers and lets bystanders stream through the
+first: for a while alone (*calm*), beside the rush or the attack on the second
+server, which nobody else uses (*control*), and beside the same on their own
+(*storm*). Attacker, bystanders and servers share this machine's cores: what the
+control shows is what an attack takes from everybody's cores, what the storm
+shows beyond it is what it does to the server. Rounds take control and storm in
+turns first; what is shown are medians of the rounds.
 
-* ``login``: 200 password attempts a second for 20 s, argon2 at its library's
+* ``login``: 200 password attempts a second, argon2 at its library's
   defaults, rates of logins raised; every other password is wrong.
 * ``loris``, ``tls-loris``, ``handshakes``, ``commands``, ``connections``: what
   `bench.storms.attack` does, from one address. The limits are the defaults.
@@ -15,12 +20,14 @@ import json
 import os
 import re
 import select
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +71,44 @@ SCENES = {
 }
 
 
+PHASES = ("calm", "control", "storm")
+
+
+@frozen(kw_only=True)
+class Round:
+    """What the bystanders saw in each phase, their server's CPU in cores, and what
+    became of the attacks."""
+
+    seen: dict[str, dict[str, Any]]
+    cpu: dict[str, float]
+    attacks: dict[str, dict[str, Any]]
+
+
 @frozen(kw_only=True)
 class Result:
-    """What the bystanders saw calm and in the storm, and what became of the storm."""
+    """All rounds of a scene."""
 
     scene: str
-    calm: dict[str, Any]
-    storm: dict[str, Any]
-    attack: dict[str, Any]
-    calm_cpu: float
-    storm_cpu: float
+    rounds: list[Round]
+
+    def median(self, phase: str, figure: str) -> float:
+        """Of the rounds."""
+        values: list[float] = [each.seen[phase][figure] for each in self.rounds]
+        return round(statistics.median(values), 2)
+
+
+@frozen(kw_only=True)
+class Served:
+    """A server: the port of its bystanders, the port that is attacked, its process."""
+
+    port: int
+    storm_port: int
+    pid: int
 
 
 @contextmanager
-def _server(scene: Scene, folder: Path) -> Iterator[tuple[int, int, int]]:
-    """A server for the scene: its plain and its TLS port, and its process."""
+def _server(scene: Scene, folder: Path) -> Iterator[Served]:
+    """A server for the scene."""
     options = ["--tcp", "127.0.0.1:0", "--no-web"]
     settings: dict[str, str] = {}
     if scene.accounts:
@@ -108,7 +138,7 @@ def _server(scene: Scene, folder: Path) -> Iterator[tuple[int, int, int]]:
         ) as process,
     ):
         ports = [_port(process) for _ in range(1 + scene.tls)]
-        yield ports[0], ports[-1], process.pid
+        yield Served(port=ports[0], storm_port=ports[-1], pid=process.pid)
 
 
 def _line(process: "subprocess.Popen[bytes]") -> str:
@@ -153,52 +183,84 @@ def make_accounts(folder: Path, connections: int) -> tuple[str, ...]:
 
 
 def run_scene(
-    scene: Scene, *, calm_s: float, storm_s: float, watchers: int = 200, rate: float = 30.0
+    scene: Scene,
+    *,
+    calm_s: float,
+    storm_s: float,
+    rounds: int = 1,
+    with_control: bool = True,
+    watchers: int = 200,
+    rate: float = 30.0,
 ) -> Result:
     """Run one scene.
 
     Raises:
         BenchError: something did not start, or the bystanders were cut off.
     """
-    with tempfile.TemporaryDirectory(prefix="tim-storm-") as name:
-        folder = Path(name)
-        tokens = make_accounts(folder, watchers + 2) if scene.accounts else ()
-        with _server(scene, folder) as (port, storm_port, pid):
-            plan = Plan(port=port, watchers=watchers, rate=rate, tokens=tokens)
-            with running(
+    found = []
+    for number in range(rounds):
+        # Anew each time: a server remembers who has used up its rates.
+        attacked = ["storm", "control"] if number % 2 else ["control", "storm"]
+        if not with_control:
+            attacked = ["storm"]
+        found.append(_run_round(scene, attacked, calm_s, storm_s, watchers, rate))
+    return Result(scene=scene.name, rounds=found)
+
+
+def _run_round(
+    scene: Scene,
+    attacked: Sequence[str],
+    calm_s: float,
+    storm_s: float,
+    watchers: int,
+    rate: float,
+) -> Round:
+    with ExitStack() as stack:
+        servers = {}
+        tokens: tuple[str, ...] = ()
+        for phase in sorted(attacked):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tim-storm-")))
+            if scene.accounts:
+                # In the end those of the bystanders' own server.
+                tokens = make_accounts(folder, watchers + 2)
+            servers[phase] = stack.enter_context(_server(scene, folder))
+        own = servers["storm"]
+        plan = Plan(port=own.port, watchers=watchers, rate=rate, tokens=tokens)
+        bystanders = stack.enter_context(
+            running(
                 (sys.executable, "-m", "bench.storms.stream", plan.to_json()),
                 cwd=_ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=None,
-            ) as bystanders:
-                if _line(bystanders) != "ready":
-                    raise BenchError("the bystanders did not begin")
-                time.sleep(min(1.0, calm_s))
-                _ask(bystanders)  # what came before does not count
-                calm_cpu = _cpu(pid, lambda: time.sleep(calm_s))
-                calm = _ask(bystanders)
-                command = [sys.executable, "-m", "bench.storms.attack", scene.attack]
-                command += [str(storm_port), str(storm_s), str(scene.amount)]
-                outcome: list[str] = []
-                prefix = () if scene.accounts else _NICE
-                storm_cpu = _cpu(pid, lambda: outcome.append(_attack((*prefix, *command))))
-                storm = _ask(bystanders)
-    return Result(
-        scene=scene.name,
-        calm=calm,
-        storm=storm,
-        attack=json.loads(outcome[0]),
-        calm_cpu=calm_cpu,
-        storm_cpu=storm_cpu,
-    )
+            )
+        )
+        if _line(bystanders) != "ready":
+            raise BenchError("the bystanders did not begin")
+        time.sleep(min(1.0, calm_s))
+        seen, cpu, attacks = {}, {}, {}
+        for phase in ("calm", *attacked):
+            _ask(bystanders)  # what came before does not count
+            began, before = time.monotonic(), cpu_seconds(own.pid)
+            if phase == "calm":
+                time.sleep(calm_s)
+            else:
+                attacks[phase] = _attack(scene, servers[phase].storm_port, storm_s)
+            cpu[phase] = round((cpu_seconds(own.pid) - before) / (time.monotonic() - began), 2)
+            seen[phase] = _ask(bystanders)
+            time.sleep(min(1.0, calm_s))  # so that the attack's end is no part of what is next
+        return Round(seen=seen, cpu=cpu, attacks=attacks)
 
 
-def _attack(command: Sequence[str]) -> str:
-    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=False)
+def _attack(scene: Scene, port: int, seconds: float) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench.storms.attack", scene.attack]
+    command += [str(port), str(seconds), str(scene.amount)]
+    prefix = () if scene.accounts else _NICE
+    done = subprocess.run((*prefix, *command), cwd=_ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise BenchError(f"the storm ended with {done.returncode}")
-    return done.stdout.decode()
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
 
 
 def _ask(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
@@ -209,28 +271,28 @@ def _ask(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
     return answer
 
 
-def _cpu(pid: int, act: Callable[[], object]) -> float:
-    """CPU of the server while something goes on, in cores."""
-    began, before = time.monotonic(), cpu_seconds(pid)
-    act()
-    return round((cpu_seconds(pid) - before) / (time.monotonic() - began), 2)
-
-
 def show(result: Result) -> str:
     """The result for a person."""
-    lines = [f"{result.scene}: {result.attack['outcomes']}, {result.attack['seconds']} s"]
-    if result.attack["slowest_answer_s"]:
-        lines[0] += f", slowest answer {result.attack['slowest_answer_s']} s"
-    lines.append(f"  {'':24}{'calm':>10}{'storm':>10}{'moved by':>10}")
+    lines = [result.scene]
+    for each in result.rounds:
+        attack = each.attacks["storm"]
+        line = f"  {attack['outcomes']}, {attack['seconds']} s"
+        if attack["slowest_answer_s"]:
+            line += f", slowest answer {attack['slowest_answer_s']} s"
+        lines.append(line)
+    lines.append(f"  {'':20}{'calm':>10}{'control':>10}{'storm':>10}{'storm - control':>18}")
     for name in ("frame", "ping", "join"):
         for label in ("p50", "p99", "max"):
-            key = f"{name}_{label}_ms"
-            calm, storm = result.calm[key], result.storm[key]
+            calm, control, storm = (result.median(phase, f"{name}_{label}_ms") for phase in PHASES)
             what = f"{name} {label}, ms"
-            lines.append(f"  {what:24}{calm:10}{storm:10}{storm - calm:10.2f}")
-    lines.append(f"  {'server CPU, cores':24}{result.calm_cpu:10}{result.storm_cpu:10}")
-    lost = result.calm["lost"] | result.storm["lost"]
-    lines.append(f"  lost by bystanders: {lost or 'nothing'}")
+            lines.append(f"  {what:20}{calm:10}{control:10}{storm:10}{storm - control:18.2f}")
+    cores = [statistics.median(each.cpu[phase] for each in result.rounds) for phase in PHASES]
+    lines.append(f"  {'server CPU, cores':20}" + "".join(f"{value:10}" for value in cores))
+    lost: Counter[str] = Counter()
+    for each in result.rounds:
+        for seen in each.seen.values():
+            lost.update(seen["lost"])
+    lines.append(f"  lost by bystanders: {dict(lost) or 'nothing'}")
     return "\n".join(lines)
 
 
@@ -238,8 +300,9 @@ def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench.storms", description=__doc__)
     parser.add_argument("scenes", nargs="*", metavar="SCENE", help=", ".join(SCENES))
-    parser.add_argument("--calm", type=float, default=10.0, help="seconds before the storm")
-    parser.add_argument("--storm", type=float, default=20.0, help="seconds of the storm")
+    parser.add_argument("--calm", type=float, default=4.0, help="seconds without an attack")
+    parser.add_argument("--storm", type=float, default=8.0, help="seconds of each attack")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
     unknown = [name for name in options.scenes if name not in SCENES]
@@ -249,7 +312,12 @@ def main() -> int:
     results = []
     for name in options.scenes or SCENES:
         try:
-            result = run_scene(SCENES[name], calm_s=options.calm, storm_s=options.storm)
+            result = run_scene(
+                SCENES[name],
+                calm_s=options.calm,
+                storm_s=options.storm,
+                rounds=options.rounds,
+            )
         except BenchError as error:
             print(f"bench: {name}: {error}", file=sys.stderr)
             return 2

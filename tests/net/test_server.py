@@ -36,6 +36,7 @@ from tim_trio.core.sources import Source
 from tim_trio.core.subscription import Subscription
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
+from tim_trio.log import StormLimiter
 from tim_trio.net.connection import TcpConnection
 from tim_trio.net.listening import ListenError, describe, is_loopback, open_listeners
 from tim_trio.protocol import messages
@@ -737,6 +738,18 @@ async def test_storms_are_told_in_a_line_a_second() -> None:
             await eventually(lambda: bool(told("frames dropped")), "losses are told")
             assert [line["suppressed"] for line in told("refused, more of them")] == [4]
             assert [line["discarded"] for line in told("frames dropped")] == [50]
+
+
+async def test_who_leaves_without_signing_in_is_told_of_in_a_line_a_second() -> None:
+    async with running_server() as running:
+        running.server._storms = StormLimiter(interval_s=1e6)  # a long second
+        with structlog.testing.capture_logs() as logs:
+            for name in (None, None, None, "alice", "bob"):
+                (await running.connect(name)).close()
+                await running.until_gone()
+            await eventually(lambda: running.node.closes["lost"] == 5, "they have ended")
+        ended = [line["account"] for line in logs if line["event"] == "connection ended"]
+        assert ended == [None, "alice", "bob"]
 
 
 async def test_ipv6() -> None:

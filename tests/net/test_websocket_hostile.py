@@ -329,6 +329,19 @@ async def test_http_connections_of_one_address() -> None:
         other.close()
 
 
+async def test_http_requests_count_as_requests_of_their_address() -> None:
+    limits = attrs.evolve(_QUICK, commands_per_s_per_address=10)
+    async with running_server(limits, files={"index.html": b"page"}) as running:
+        get = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        client = await running.dial_web()
+        assert (await client.ask_http(get))[2] == b"page"
+        assert running.node.limited["commands_per_s_per_address"] == 0
+        rate = running.manager.address_rates.of("127.0.0.1")
+        assert rate.charge(202, trio.current_time()) > 0
+        assert (await client.ask_http(get))[2] == b"page"
+        assert running.node.limited["commands_per_s_per_address"] == 1
+
+
 # Cut anywhere
 
 

@@ -9,6 +9,7 @@ Source: protocol.md, section 6.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
@@ -99,6 +100,7 @@ class Session:
         link: set once a node has said LINK.
         pause_s: so long nothing is to be read, for a rate: the owner calls
             `pause` before it reads on, and before it hands over more.
+        take_turn: waits until others have had theirs; set by the owner.
     """
 
     manager: RoomManager
@@ -120,6 +122,7 @@ class Session:
     _said_bye: bool = False
     _over: bool = False
     pause_s: float = 0.0
+    take_turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     #: Of stream frames, that may come before their rate is looked at.
     _unchecked_bytes: int = 0
     _throttle: Throttle | None = None
@@ -273,6 +276,8 @@ class Session:
     async def _slow_down(self, wait_s: float) -> float:
         """Wait, and return the time it is then."""
         await trio.sleep(wait_s)
+        # Many may have waited for the same moment.
+        await self.take_turn()
         return trio.current_time()
 
     async def _answer(self, frame: ControlFrame, now: float) -> object | None:

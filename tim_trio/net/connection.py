@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
 
 from tim_trio.core.accounts import Gate
+from tim_trio.core.addresses import network_of
 from tim_trio.core.form import Form
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.outbox import Outbox
@@ -28,6 +30,7 @@ from tim_trio.log import get_logger
 from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.net.tls_socket import TlsSocket
+from tim_trio.net.turns import BEGINNING, ENDING, HANDSHAKE_STEP, REQUEST
 from tim_trio.protocol.decoder import ControlFrame
 from tim_trio.protocol.messages import Close, encode
 from tim_trio.protocol.runs import Run
@@ -43,7 +46,7 @@ FIRST_READ_BYTES: Final = 4 * 1024
 _READS_IN_A_ROW: Final = 4
 #: Deliveries in a row before other tasks get a turn: a few milliseconds.
 DELIVERIES_IN_A_ROW: Final = 500
-#: What a control frame counts for among them; listing a thousand rooms takes milliseconds.
+#: What a control frame counts for among them.
 _CONTROL_WORK: Final = 100
 #: From here on pieces are worth a scatter write; smaller ones are joined.
 _SCATTER_BYTES: Final = 16 * 1024
@@ -97,19 +100,26 @@ class Arrival:
 ENDED: Final = Arrival(is_last=True)
 
 
-async def shake_hands(tls: TlsSocket) -> None:
+async def shake_hands(
+    tls: TlsSocket, take_turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+) -> None:
     """Do TLS's handshake; how long it may take is the caller's to bound.
+
+    Args:
+        take_turn: called before each of its steps.
 
     Raises:
         ssl.SSLError: the peer speaks something else, or broke off.
         OSError: the connection is lost.
         trio.ClosedResourceError: `trio.lowlevel.notify_closing` was called.
     """
+    await take_turn()
     while not tls.shake_hands():
         if tls.must_write:
             await trio.lowlevel.wait_writable(tls)
         else:
             await trio.lowlevel.wait_readable(tls)
+        await take_turn()
 
 
 class TcpConnection:
@@ -129,12 +139,14 @@ class TcpConnection:
         "_decoder",
         "_limits",
         "_lingers",
+        "_network",
         "_nursery",
         "_outbox",
         "_read_bytes",
         "_readiness",
         "_socket",
         "_tls",
+        "_turns",
         "accepted_at",
         "address",
         "session",
@@ -156,6 +168,8 @@ class TcpConnection:
         self.accepted_at = trio.current_time()
         self._socket = sock
         self._readiness = readiness
+        self._turns = readiness.turns
+        self._network = network_of(address)
         self._read_bytes = FIRST_READ_BYTES
         #: Until its handshake is done.
         self._tls = sock if isinstance(sock, TlsSocket) and not sock.is_ready else None
@@ -179,6 +193,8 @@ class TcpConnection:
             address=address,
             is_loopback=is_loopback,
         )
+        # Not a method of ours: that would be a cycle.
+        self.session.take_turn = partial(self._turns.take, self._network, REQUEST)
 
     async def run(self) -> int | None:
         """Serve the connection until it ends; return its close code, None for lost.
@@ -189,6 +205,7 @@ class TcpConnection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                await self._turns.take(self._network, BEGINNING)
                 if not self._outbox.closed:
                     code = None
                     try:
@@ -268,7 +285,7 @@ class TcpConnection:
     async def _shake_hands(self, tls: TlsSocket) -> bool:
         """Do TLS's handshake; False when there will be none, and nothing more to say."""
         try:
-            await shake_hands(tls)
+            await shake_hands(tls, partial(self._turns.take, self._network, HANDSHAKE_STEP))
         except ssl.SSLEOFError:
             return False
         except ssl.SSLError as error:
@@ -312,6 +329,7 @@ class TcpConnection:
             except PeerClosed:
                 return Code.BYE
             if arrival.is_last or self._outbox.closed:
+                await self._turns.take(self._network, ENDING)
                 return None
             if arrival.has_more:
                 await trio.lowlevel.checkpoint()
@@ -392,6 +410,9 @@ class TcpConnection:
     async def _carry_out(self, items: list[Run | ControlFrame]) -> None:
         work = 0
         for item in items:
+            # A node speaks for many, and has no rate either.
+            if not isinstance(item, Run) and self.session.link is None:
+                await self._turns.take(self._network, REQUEST)
             if self._outbox.closed:  # by another task, or by what was carried out
                 return
             # Carrying out what came before may have taken its time.

@@ -104,6 +104,7 @@ async def serve_http(
     common_headers: Headers,
     timeout_s: float,
     max_body: BodyLimit = lambda _request: 0,
+    take_turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
 ) -> tuple[U, bytes] | None:
     """Answer requests until the connection ends (None) or is handed over.
 
@@ -115,6 +116,7 @@ async def serve_http(
         timeout_s: for a request to arrive whole, from the end of the one
             before, for a response to be made, and for it to be taken, beside
             its size.
+        take_turn: waits until a request may be answered.
 
     Never raises for what the peer does. Closing the socket is the caller's.
     """
@@ -125,6 +127,7 @@ async def serve_http(
                 request = await connection.next_request()
                 if request is None:
                     return None
+                await take_turn()
                 response = handler(request)
                 if isinstance(response, Later):
                     with trio.fail_after(timeout_s):

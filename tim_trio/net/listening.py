@@ -20,7 +20,7 @@ from tim_trio.log import StormLimiter, get_logger
 
 _BACKLOG: Final = 4096
 #: Connections accepted in a row before other tasks get a turn.
-_ACCEPTS_IN_A_ROW: Final = 8
+_ACCEPTS_IN_A_ROW: Final = 4
 _ACCEPT_PAUSE_S: Final = 0.2
 #: Out of descriptors or memory: nothing is wrong with the listener, wait.
 _ACCEPT_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})

@@ -21,6 +21,8 @@ from typing import Final, Generic, TypeVar
 import outcome
 import trio
 
+from tim_trio.net.turns import Turns
+
 T = TypeVar("T")
 #: Takes the time; returns what wakes the task up, None for nothing.
 Receive = Callable[[float], T | None]
@@ -49,12 +51,16 @@ class _Waiter(Generic[T]):
 class ReadinessLoop(Generic[T]):
     """The readable sockets of one server; `run` must run for `wait` to return.
 
+    Attributes:
+        turns: for what tasks do beside relaying.
+
     Args:
         together_s: while many sockets are readable in turn, look at them only
             so often, so that several share a pass; 0: look at once, always.
     """
 
     def __init__(self, together_s: float = 0.0) -> None:
+        self.turns = Turns()
         self._epoll = select.epoll()
         self._waiters: dict[int, _Waiter[T]] = {}
         self._together_s = together_s
@@ -63,6 +69,11 @@ class ReadinessLoop(Generic[T]):
 
     async def run(self) -> None:
         """Serve until cancelled; then no socket is looked at any more."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.turns.run)
+            await self._look()
+
+    async def _look(self) -> None:
         epoll = self._epoll
         descriptor = epoll.fileno()
         window_ends = 0.0

@@ -271,13 +271,25 @@ class Server:
             del self._of_session[connection.session]
             self.node.connections -= 1
             self.node.count_close(code)
-            _log.info(
-                "connection ended",
-                address=address,
-                account=connection.session.account,
-                code="lost" if code is None else code_label(code),
-                seconds=round(trio.current_time() - connection.accepted_at, 1),
-            )
+            self._log_end(connection, code)
+
+    def _log_end(self, connection: TcpConnection, code: int | None) -> None:
+        account = connection.session.account
+        now = trio.current_time()
+        label = "lost" if code is None else code_label(code)
+        # A flood of those that do not even sign in must not cost a line each.
+        kind = f"connections ended without signing in: {label}"
+        suppressed = 0 if account else self._storms.admit(kind, now)
+        if suppressed is None:
+            return
+        _log.info(
+            "connection ended",
+            address=connection.address,
+            account=account,
+            code=label,
+            seconds=round(now - connection.accepted_at, 1),
+            **({"suppressed": suppressed} if suppressed else {}),
+        )
 
     async def _keep_alive(self) -> None:
         """Ping the silent, close the dead, and hold newcomers to their deadline."""

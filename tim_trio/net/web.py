@@ -13,7 +13,7 @@ import contextlib
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from hmac import compare_digest
 from typing import Final
@@ -38,6 +38,7 @@ from tim_trio.net.tim.credentials import Credentials
 from tim_trio.net.tim.form import TimForms
 from tim_trio.net.tls import ServerTls
 from tim_trio.net.tls_socket import TlsSocket
+from tim_trio.net.turns import HANDSHAKE_STEP, REQUEST
 from tim_trio.net.websocket import WEBSOCKET, Opening, WebSocketConnection
 from tim_trio.protocol.messages import encode_close
 
@@ -119,13 +120,7 @@ class WebPort:
                 listener.close()
 
     async def _serve_tim(self, packet: bytes, address: str) -> bytes:
-        """Answer a packet that was posted, which counts as a request of its address."""
-        manager = self.server.manager
-        rate = manager.address_rates.of(network_of(address))
-        wait_s = rate.charge(1, trio.current_time())
-        if wait_s:
-            manager.node.count_limit("commands_per_s_per_address")
-            await trio.sleep(wait_s)
+        """Answer a packet that was posted."""
         return await self._tim_credentials.serve_packet(packet, address)
 
     def _count_connections(self) -> dict[str, int]:
@@ -187,9 +182,22 @@ class WebPort:
             if connection is not None:
                 await self.server.run(connection)
 
-    async def _shake_hands(self, tls: TlsSocket) -> None:
+    async def _wait_for_turn(self, address: str) -> None:
+        """Count an HTTP request as one of its address, and wait until it may be answered."""
+        manager = self.server.manager
+        rate = manager.address_rates.of(network_of(address))
+        wait_s = rate.charge(1, trio.current_time())
+        if wait_s:
+            manager.node.count_limit("commands_per_s_per_address")
+            await trio.sleep(wait_s)
+        await self._turn_of(address, REQUEST)()
+
+    def _turn_of(self, address: str, units: int) -> Callable[[], Awaitable[None]]:
+        return partial(self.server.readiness.turns.take, network_of(address), units)
+
+    async def _shake_hands(self, tls: TlsSocket, address: str) -> None:
         try:
-            await shake_hands(tls)
+            await shake_hands(tls, self._turn_of(address, HANDSHAKE_STEP))
         except ssl.SSLError:
             if tls.first_byte.isalpha():
                 tls.send_plain(_NO_TLS)
@@ -207,7 +215,7 @@ class WebPort:
             if context is not None:
                 sock = tls = TlsSocket(raw, context)
                 with trio.fail_after(self.server.limits.http_timeout_s):
-                    await self._shake_hands(tls)
+                    await self._shake_hands(tls, address)
         except (OSError, trio.TooSlowError):  # reset already, or no TLS
             return None
         is_local = is_loopback(address)
@@ -223,6 +231,7 @@ class WebPort:
             common_headers=COMMON_HEADERS,
             timeout_s=timeout_s,
             max_body=max_body,
+            take_turn=partial(self._wait_for_turn, address),
         )
         if upgrade is None:
             return None
