@@ -108,7 +108,9 @@ def test_contacts(command_line: CommandLine) -> None:
     def contact(account: str, *arguments: object) -> str:
         return good(command_line, "contact", *arguments, account=account).strip()
 
+    assert contact("ann", "policy") == "anyone"
     assert contact("ann", "policy", "contacts") == ""
+    assert contact("ann", "policy") == "contacts"
     code, out, _ = command_line.run("message", "send", "ann", "--text", "x", "--account", "ben")
     assert (code, out) == (3, "ann: refused\n")
     assert contact("ben", "ask", "ann") == "asked by you"

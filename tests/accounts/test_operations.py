@@ -127,6 +127,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "contact unblock": _contact(ContactAction.UNBLOCK),
     "list contacts": lambda at: messages.ListContacts(after="", limit=0),
     "set policy": lambda at: messages.SetPolicy(policy=messages.Policy.ANYONE),
+    "get policy": lambda at: messages.GetPolicy(),
     "register account": lambda at: messages.RegisterAccount(
         account=f"new-{time.monotonic_ns()}", password=PASSWORD, invitation=b""
     ),
@@ -212,6 +213,7 @@ ACCOUNT_TABLE: Final[dict[str, tuple[Outcome, ...]]] = {
     "contact unblock":  (NONE,     NONE,     FRIENDS),
     "list contacts":    (YES,      YES,      YES),
     "set policy":       (YES,      YES,      YES),
+    "get policy":       (YES,      YES,      YES),
 }
 # fmt: on
 OPERATORS: Final = {

@@ -67,6 +67,7 @@ class Relations(RuleBasedStateMachine):
             verdicts = self.relations.verdicts_blocking(account, NAMES)
             assert verdicts == [self.model.verdict(account, other) for other in NAMES]
             assert self.relations.list_blocking(account, "", 0) == (False, self.model.list(account))
+            assert self.relations.get_policy_blocking(account) is self.model.policy(account)
 
 
 TestRelations = Relations.TestCase
@@ -137,6 +138,7 @@ async def test_the_blocked_side_sees_what_it_would_see_of_who_is_away(store: Sto
 async def test_a_policy_refuses_all_but_contacts(store: Store) -> None:
     relations = StoreRelations(store)
     await relations.set_policy("alice", Policy.CONTACTS)
+    assert await relations.get_policy("alice") is Policy.CONTACTS
     assert await relations.verdicts("bob", ["alice"]) == [Verdict.REFUSED]
     await relations.contact("alice", ContactAction.ASK, "bob")
     await relations.contact("bob", ContactAction.ACCEPT, "alice")

@@ -69,6 +69,9 @@ class Model:
         else:
             self.contacts_only.discard(a)
 
+    def policy(self, a: str) -> Policy:
+        return Policy.CONTACTS if a in self.contacts_only else Policy.ANYONE
+
     def list(self, a: str) -> list[ContactEntry]:
         return [
             ContactEntry(account=b, state=state)

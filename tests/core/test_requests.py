@@ -33,6 +33,8 @@ from tim_trio.protocol.messages import (
     ContactEntry,
     ContactState,
     DeliveryStatus,
+    GetPolicy,
+    GetPolicyAnswer,
     ListContacts,
     ListContactsAnswer,
     NodeFigures,
@@ -92,6 +94,11 @@ class Sessions(RuleBasedStateMachine):
         self.model.set_policy(account, policy)
         answer = trio.run(self.callers[account].ask, SetPolicy(policy=policy))
         assert answer == SetPolicyAnswer()
+
+    @rule(account=st.sampled_from(NAMES))
+    def get_policy(self, account: str) -> None:
+        answer = trio.run(self.callers[account].ask, GetPolicy())
+        assert answer == GetPolicyAnswer(policy=self.model.policy(account))
 
     @rule(account=st.sampled_from(NAMES))
     def list_contacts(self, account: str) -> None:

@@ -500,7 +500,7 @@ async def test_types_that_a_client_never_sends_close(alice: Caller, number: int)
         await alice.send(control_bytes(number))
 
 
-@pytest.mark.parametrize("number", [0x05, 0x26, 0x2F, 0x3F])
+@pytest.mark.parametrize("number", [0x05, 0x27, 0x2F, 0x3F])
 async def test_an_unknown_request_is_not_supported_and_without_an_id_ignored(
     alice: Caller, number: int
 ) -> None:

@@ -440,6 +440,7 @@ class _World:
             lambda: messages.NodeFigures(node=("", "node", "other")[choice % 3]),
             lambda: messages.RoomFigures(node="", after=room - 1, limit=choice % 3),
             lambda: messages.SubscriberFigures(node="", room=room, limit=choice // 4 % 3),
+            lambda: messages.GetPolicy(),
         )
         request = makers[kind % len(makers)]()
         request_id = 0 if isinstance(request, messages.Credit) else next(self._request_ids)

@@ -263,7 +263,9 @@ test("account streams and contacts", async () => {
   assert.deepEqual(await bob.listContacts(), [
     { account: "stream-alice", state: ContactState.contact },
   ]);
+  assert.equal(await bob.getPolicy(), "anyone");
   await bob.setPolicy("contacts");
+  assert.equal(await bob.getPolicy(), "contacts");
   const carol = await client("stream-carol");
   const [refusal] = await carol.sendToAccounts(["stream-bob"], 300, bytes("spam"));
   assert.equal(refusal?.status, DeliveryStatus.refused);

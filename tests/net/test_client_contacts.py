@@ -30,7 +30,10 @@ async def test_from_strangers_to_contacts_and_back() -> None:
         client(running, "bob") as bob,
     ):
         to_alice, to_bob = alice.events(), bob.events()
+        assert await bob.contacts.get_policy() == "anyone"
         await bob.contacts.set_policy("contacts")
+        assert await bob.contacts.get_policy() == "contacts"
+        assert await alice.contacts.get_policy() == "anyone"
         assert (await alice.send_to("bob", b""))["bob"].status is DeliveryStatus.REFUSED
         assert await alice.contacts.ask("bob") is ContactState.ASKED_BY_ME
         assert await news(to_bob) == ("alice", ContactState.ASKED_BY_THEM)

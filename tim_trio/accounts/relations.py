@@ -71,6 +71,9 @@ class StoreRelations:
     async def set_policy(self, account: str, policy: Policy) -> None:
         await self._threads.call(lambda: self.set_policy_blocking(account, policy))
 
+    async def get_policy(self, account: str) -> Policy:
+        return await self._threads.call(lambda: self.get_policy_blocking(account))
+
     # The same, for threads.
 
     @retried
@@ -175,6 +178,14 @@ class StoreRelations:
             connection.execute(delete(POLICIES).where(POLICIES.c.account == account))
             if policy is not Policy.ANYONE:
                 connection.execute(insert(POLICIES).values(account=account, policy=policy))
+
+    @retried
+    def get_policy_blocking(self, account: str) -> Policy:
+        with self._store.read() as connection:
+            number = connection.execute(
+                select(POLICIES.c.policy).where(POLICIES.c.account == account)
+            ).scalar()
+        return Policy(number or Policy.ANYONE)
 
     def _exists(self, connection: Connection, name: str) -> bool:
         if not is_account_name(name):

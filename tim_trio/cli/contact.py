@@ -104,14 +104,20 @@ def list_(login: Login) -> int:
 
 
 @contact.command()
-@click.argument("who", type=click.Choice(["anyone", "contacts"]))
+@click.argument("who", type=click.Choice(["anyone", "contacts"]), required=False)
 @server_options
-def policy(who: SendPolicy, login: Login) -> int:
-    """Say whose messages may reach you: anyone's, or those of contacts alone."""
+def policy(who: SendPolicy | None, login: Login) -> int:
+    """Say whose messages may reach you: anyone's, or those of contacts alone.
+
+    Without WHO, print whose may.
+    """
 
     async def command() -> int:
         async with login.connect() as client:
-            await client.contacts.set_policy(who)
+            if who is None:
+                click.echo(await client.contacts.get_policy())
+            else:
+                await client.contacts.set_policy(who)
         return 0
 
     return run(command)

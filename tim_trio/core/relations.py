@@ -143,6 +143,9 @@ class Relations(Protocol):
     async def set_policy(self, account: str, policy: Policy) -> None:
         """Say who may send to the account."""
 
+    async def get_policy(self, account: str) -> Policy:
+        """Return who may send to the account."""
+
 
 def check_other(account: str, other: str) -> None:
     """Raise ``bad_request`` for who has to do with nobody but itself."""
@@ -301,6 +304,9 @@ class MemoryRelations:
             self._check_entries(policy is not Policy.ANYONE)
             with self._changing(account) as ties:
                 ties.policy = policy
+
+    async def get_policy(self, account: str) -> Policy:
+        return self._ties(account).policy
 
 
 def _write(ties: _Ties, other: str, link: ContactState) -> None:

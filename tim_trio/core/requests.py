@@ -29,6 +29,8 @@ from tim_trio.protocol.messages import (
     Contact,
     ContactAnswer,
     Credit,
+    GetPolicy,
+    GetPolicyAnswer,
     GetRoomInfo,
     Grant,
     GrantAnswer,
@@ -111,6 +113,8 @@ async def _carry_out(
         case SetPolicy(policy=policy):
             await relations.set_policy(member.account, policy)
             return SetPolicyAnswer()
+        case GetPolicy():
+            return GetPolicyAnswer(policy=await relations.get_policy(member.account))
         case Ban():
             await _ban(manager, gate.authenticator, member, request, now)
             return BanAnswer()

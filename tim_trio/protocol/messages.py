@@ -679,6 +679,18 @@ class ChangePasswordAnswer:
     pass
 
 
+@_frame_type(0x26)
+@attrs.frozen(kw_only=True)
+class GetPolicy:
+    pass
+
+
+@_frame_type(0x26 + _ANSWER)
+@attrs.frozen(kw_only=True)
+class GetPolicyAnswer:
+    policy: U8
+
+
 @_frame_type(0x30)
 @attrs.frozen(kw_only=True)
 class Link:

@@ -16,6 +16,10 @@ from tim_trio.protocol.messages import ContactAction, ContactState, Policy
 SendPolicy = Literal["anyone", "contacts"]
 
 _POLICIES: Final[dict[str, Policy]] = {"anyone": Policy.ANYONE, "contacts": Policy.CONTACTS}
+_POLICY_NAMES: Final[dict[int, SendPolicy]] = {
+    Policy.ANYONE: "anyone",
+    Policy.CONTACTS: "contacts",
+}
 
 
 @attrs.frozen
@@ -92,6 +96,12 @@ class Contacts:
             found += [Contact(entry.account, _state(entry.state)) for entry in answer.contacts]
             if not answer.more or not answer.contacts:
                 return found
+
+    async def get_policy(self) -> SendPolicy | int:
+        """Return whose messages may reach us; a number for a policy that we do not know."""
+        session = await self._line.up()
+        answer = await session.connection.request(messages.GetPolicy(), messages.GetPolicyAnswer)
+        return _POLICY_NAMES.get(answer.policy, answer.policy)
 
     async def set_policy(self, policy: SendPolicy) -> None:
         """Say whose messages may reach us: anyone's, or contacts' alone."""

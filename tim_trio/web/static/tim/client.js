@@ -15,7 +15,7 @@ import {
   GrantAnswer, ListContacts, ListContactsAnswer, ListRooms, ListRoomsAnswer, ListScope, Policy,
   Publish, PublishAnswer, RegisterAccount, RegisterAccountAnswer, RegisterRoom, RegisterRoomAnswer,
   RemoveRoom, RemoveRoomAnswer, Revoke, RevokeAnswer, Right, RoomInfoAnswer, RoomMode, SetPolicy,
-  SetPolicyAnswer, StartFrom, Subscribe, SubscribeAnswer, Unpublish, Unsubscribe,
+  SetPolicyAnswer, GetPolicy, GetPolicyAnswer, StartFrom, Subscribe, SubscribeAnswer, Unpublish, Unsubscribe,
 } from "./messages.js";
 import { Reconnector, sleep } from "./reconnect.js";
 import { formatRoomId, roomNumber } from "./room_ids.js";
@@ -374,6 +374,12 @@ export class Client {
    */
   async setPolicy(policy) {
     await this.request(SetPolicy, { policy: Policy[policy] }, SetPolicyAnswer);
+  }
+
+  /** Return who may send to us: a name of Policy, or the number of one that we do not know. */
+  async getPolicy() {
+    const { policy } = await this.request(GetPolicy, {}, GetPolicyAnswer);
+    return Object.entries(Policy).find(([, number]) => number === policy)?.[0] ?? policy;
   }
 
   /**

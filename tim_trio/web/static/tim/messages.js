@@ -202,6 +202,8 @@ export const ChangePassword = message(0x25, "CHANGE_PASSWORD", record({
   old: secret, new: secret,
 }));
 export const ChangePasswordAnswer = message(0xa5, "CHANGE_PASSWORD_ANSWER", nothing);
+export const GetPolicy = message(0x26, "GET_POLICY", nothing);
+export const GetPolicyAnswer = message(0xa6, "GET_POLICY_ANSWER", record({ policy: u8 }));
 
 // What nodes say to one another. No page sends these; they are here so that
 // the codec is whole.
@@ -260,7 +262,7 @@ export const MESSAGES = new Map([
   SubscriberFiguresAnswer,
   AccountSend, AccountSendAnswer, Contact, ContactAnswer, ListContacts, ListContactsAnswer,
   SetPolicy, SetPolicyAnswer, RegisterAccount, RegisterAccountAnswer,
-  ChangePassword, ChangePasswordAnswer,
+  ChangePassword, ChangePasswordAnswer, GetPolicy, GetPolicyAnswer,
   Link, LinkAnswer, LinkSubscribe, LinkSubscribeAnswer, LinkPath, LinkViewers,
   Forward, ForwardAnswer, LinkSource, LinkInvite, LinkExpelled,
   RoomClosedEvent, SourceJoined, SourceLeft, Gap, PushRevoked, Replaced, Viewers,
