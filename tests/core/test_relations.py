@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -24,6 +23,15 @@ from tim_trio.protocol.messages import (
 PAIRS = st.permutations(NAMES).map(lambda names: (names[0], names[1]))
 
 
+def do(operation: Any, *args: Any) -> Any:
+    """Carry out what never waits: a loop of Trio's for each of so many would take a minute."""
+    try:
+        operation(*args).send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it waits")
+
+
 class Relations(RuleBasedStateMachine):
     """Against the model; and what the blocked side learns, against a world without the block."""
 
@@ -32,17 +40,11 @@ class Relations(RuleBasedStateMachine):
         self.relations = MemoryRelations()
         self.model = Model()
 
-    def do(self, operation: Any, *args: Any) -> Any:
-        """Carry out what never waits; a loop for each of so many would take minutes."""
-        with pytest.raises(StopIteration) as done:
-            operation(*args).send(None)
-        return done.value.value
-
     @rule(pair=PAIRS, action=st.sampled_from(ContactAction))
     def contact(self, pair: tuple[str, str], action: ContactAction) -> None:
         account, other = pair
         before = self.model.state(other, account)
-        change = self.do(self.relations.contact, account, action, other)
+        change = do(self.relations.contact, account, action, other)
         self.model.act(account, action, other)
         other_state = self.model.state(other, account)
         assert change == ContactChange(
@@ -53,7 +55,7 @@ class Relations(RuleBasedStateMachine):
 
     @rule(account=st.sampled_from(NAMES), policy=st.sampled_from(Policy))
     def set_policy(self, account: str, policy: Policy) -> None:
-        self.do(self.relations.set_policy, account, policy)
+        do(self.relations.set_policy, account, policy)
         self.model.set_policy(account, policy)
 
     @invariant()
@@ -62,19 +64,19 @@ class Relations(RuleBasedStateMachine):
         entries += 2 * (len(self.model.contacts) + len(self.model.asked))
         assert self.relations.entries == entries
         for account in NAMES:
-            verdicts = self.do(self.relations.verdicts, account, NAMES)
+            verdicts = do(self.relations.verdicts, account, NAMES)
             assert verdicts == [self.model.verdict(account, other) for other in NAMES]
-            listed = self.do(self.relations.list_contacts, account, "", 0)
+            listed = do(self.relations.list_contacts, account, "", 0)
             assert listed == (False, self.model.list(account))
-            policy = self.do(self.relations.get_policy, account)
+            policy = do(self.relations.get_policy, account)
             assert policy is self.model.policy(account)
 
     def teardown(self) -> None:
         for account in NAMES:
-            self.do(self.relations.set_policy, account, Policy.ANYONE)
+            do(self.relations.set_policy, account, Policy.ANYONE)
             for other in set(NAMES) - {account}:
                 for action in (ContactAction.UNBLOCK, ContactAction.REMOVE):
-                    self.do(self.relations.contact, account, action, other)
+                    do(self.relations.contact, account, action, other)
         assert not self.relations.entries
         assert not self.relations._of_account
 
@@ -93,39 +95,39 @@ class Blocked(RuleBasedStateMachine):
         super().__init__()
         self.with_block = MemoryRelations()
         self.without = MemoryRelations()
-        trio.run(self.with_block.contact, "alice", ContactAction.BLOCK, "bob")
+        do(self.with_block.contact, "alice", ContactAction.BLOCK, "bob")
 
     @rule(action=st.sampled_from(ContactAction))
     def bob_acts(self, action: ContactAction) -> None:
-        one = trio.run(self.with_block.contact, "bob", action, "alice")
-        another = trio.run(self.without.contact, "bob", action, "alice")
+        one = do(self.with_block.contact, "bob", action, "alice")
+        another = do(self.without.contact, "bob", action, "alice")
         assert one.state is another.state
         assert not one.is_news
 
     @rule(policy=st.sampled_from(Policy))
     def alice_sets_her_policy(self, policy: Policy) -> None:
         for world in (self.with_block, self.without):
-            trio.run(world.set_policy, "alice", policy)
+            do(world.set_policy, "alice", policy)
 
     @rule()
     def alice_unblocks_and_blocks_again(self) -> None:
         told = [
-            trio.run(self.with_block.contact, "alice", ContactAction.UNBLOCK, "bob"),
-            trio.run(self.without.contact, "alice", ContactAction.REMOVE, "bob"),
+            do(self.with_block.contact, "alice", ContactAction.UNBLOCK, "bob"),
+            do(self.without.contact, "alice", ContactAction.REMOVE, "bob"),
         ]
         assert told[0].is_news == told[1].is_news
         assert told[0].other_state is told[1].other_state
-        again = trio.run(self.with_block.contact, "alice", ContactAction.BLOCK, "bob")
+        again = do(self.with_block.contact, "alice", ContactAction.BLOCK, "bob")
         assert not again.is_news
 
     @invariant()
     def bob_sees_the_same(self) -> None:
         seen = []
         for world in (self.with_block, self.without):
-            (verdict,) = trio.run(world.verdicts, "bob", ["alice"])
+            (verdict,) = do(world.verdicts, "bob", ["alice"])
             # Delivered to somebody who is away, and blocked: the same answer.
             away = Verdict.BLOCKED if verdict is Verdict.DELIVER else verdict
-            seen.append((away, trio.run(world.list_contacts, "bob", "", 0)))
+            seen.append((away, do(world.list_contacts, "bob", "", 0)))
         assert seen[0] == seen[1]
 
 
