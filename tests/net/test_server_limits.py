@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +21,7 @@ from tests.net.running import Running, eventually, running_server
 from tim_trio.accounts.authenticator import StoreAuthenticator
 from tim_trio.accounts.store import Store
 from tim_trio.core.accounts import Authenticator
+from tim_trio.core.relations import MemoryRelations
 from tim_trio.errors import Code
 from tim_trio.limits import Limits
 from tim_trio.protocol import messages
@@ -128,6 +132,9 @@ async def _commands(running: Running) -> None:
     assert running.node.limited["max_refused_commands"] == 1
 
 
+case("max_refused_commands", 5, commands_per_s=100, command_burst=10, max_slowed_s=0.2)(_commands)
+
+
 @case("commands_per_s_per_address", 200)
 async def _commands_of_an_address(running: Running) -> None:
     """Slowed down and nothing else; another address notices nothing."""
@@ -200,6 +207,102 @@ async def _send_too_much(running: Running) -> None:
 
 case("account_stream_bytes_per_s", 10_000, max_slowed_s=0.3)(_send_too_much)
 case("account_stream_bytes_per_s_per_account", 10_000, max_slowed_s=0.3)(_send_too_much)
+
+
+@case("max_receivers", 64)
+async def _receivers(running: Running) -> None:
+    client = await running.connect()
+    names = [f"a{number}" for number in range(65)]
+    message = messages.AccountSend(receivers=names, kind=1000, payload=b"")
+    await client.refused(message, Code.BAD_REQUEST)
+
+
+@case("max_account_stream_bytes", 1024)
+async def _payloads(running: Running) -> None:
+    client = await running.connect()
+    message = messages.AccountSend(receivers=["bob"], kind=1000, payload=bytes(1025))
+    await client.refused(message, Code.BAD_REQUEST)
+
+
+@case("account_backlog_bytes", 1024)
+async def _unread_messages(running: Running) -> None:
+    await running.connect("bob")  # and reads nothing
+    alice = await running.connect("alice")
+    message = messages.AccountSend(receivers=["bob"], kind=1000, payload=bytes(1000))
+    async with trio.open_nursery() as nursery:
+        stop = trio.CancelScope()
+
+        async def fill_its_socket() -> None:
+            # As many as the kernel takes on the way to bob, at the pace that is allowed.
+            with stop:
+                while True:
+                    await alice.request(message, messages.AccountSendAnswer)
+
+        nursery.start_soon(fill_its_socket)
+        await eventually(lambda: running.node.account_busy > 0, "there is no room any more")
+        stop.cancel()
+
+
+@case("max_contacts_per_account", 1)
+async def _contacts(running: Running) -> None:
+    client = await running.connect()
+    ask = partial(messages.Contact, action=messages.ContactAction.ASK)
+    await client.request(ask(account="bob"), messages.ContactAnswer)
+    await client.refused(ask(account="eve"), Code.TOO_MANY_CONTACTS)
+
+
+@case("max_contacts_in_memory", 2)
+async def _contacts_in_all(running: Running) -> None:
+    client = await running.connect()
+    ask = partial(messages.Contact, action=messages.ContactAction.ASK)
+    await client.request(ask(account="bob"), messages.ContactAnswer)
+    await client.refused(ask(account="eve"), Code.UNAVAILABLE)
+
+
+@case("ping_interval_s", 0.05)
+async def _silence(running: Running) -> None:
+    client = await running.connect()
+    await client.expect(messages.Ping)
+    await client.expect_close(Code.IDLE_TIMEOUT)
+
+
+@case("stall_timeout_s", 0.1)
+async def _subscriber_that_does_not_read(running: Running) -> None:
+    publisher, room = await running.published_room()
+    await (await running.connect("bob", receive_buffer=4096)).subscribe(room)
+    closes = running.node.closes
+    for seq in itertools.count():
+        if closes["slow_consumer"]:
+            return
+        await publisher.send(frame(room, seq, bytes(30_000), flags=Flag.KEY))
+
+
+@case("control_backlog_bytes", 64 * 1024)
+async def _unread_answers(running: Running) -> None:
+    client = await running.connect(receive_buffer=4096)
+    for number in range(64):
+        ask = messages.Contact(
+            action=messages.ContactAction.ASK, account=f"{number}".rjust(64, "€")
+        )
+        await client.request(ask, messages.ContactAnswer)
+    for _ in range(900):
+        if running.node.closes["slow_consumer"]:
+            return
+        with contextlib.suppress(OSError):  # it may be closed by now
+            await client.send(messages.ListContacts(after="", limit=0))
+    await eventually(lambda: running.node.closes["slow_consumer"] == 1, "it is closed")
+
+
+@case("min_reliable_rate", 1e9, reliable_patience_s=0.1)
+async def _slow_subscribers(running: Running) -> None:
+    publisher, _ = await running.published_room()
+    request = attrs.evolve(register_room(), mode=messages.RoomMode.RELIABLE)
+    room = (await publisher.request(request, messages.RegisterRoomAnswer)).room
+    await publisher.publish(room, os.urandom(16))
+    await (await running.connect("bob")).subscribe(room)  # and grants nothing
+    for seq in range(2):
+        await publisher.send(frame(room, seq, bytes(1_000_000)))
+    await eventually(lambda: running.node.closes["slow_consumer"] == 1, "it is closed")
 
 
 @case("max_rooms_per_account", 1)
@@ -323,14 +426,46 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.limit for case in CASES])
-async def test_a_limit(case: Case, store: Store) -> None:
+#: Those that what reads and writes a connection has a part in.
+_OVER_WEBSOCKET: Final = {
+    *("max_connections", "max_unauthenticated", "handshake_timeout_s", "ping_interval_s"),
+    *("max_frame_bytes", "max_init_bytes", "stream_bytes_per_s", "stall_timeout_s"),
+    *("commands_per_s", "commands_per_s_per_address", "account_stream_bytes_per_s"),
+    *("logins_per_minute_per_address", "max_failed_logins", "control_backlog_bytes"),
+}
+
+
+class OverWeb(Running):
+    """The same server, whose clients come over WebSocket."""
+
+    async def connect(self, *args: Any, **more: Any) -> RawClient:
+        return await self.connect_web(*args, **more)
+
+
+@pytest.mark.parametrize(
+    "case, wire",
+    [
+        pytest.param(case, wire, id=f"{case.limit}-{wire}")
+        for case in CASES
+        for wire in ("tcp", "websocket")
+        if wire == "tcp" or case.limit in _OVER_WEBSOCKET
+    ],
+)
+async def test_a_limit(case: Case, wire: str, store: Store) -> None:
     limits = Limits(**{case.limit: case.value}, **case.more)
     authenticator: Authenticator | None = None
     if "login" in case.limit:
         authenticator = StoreAuthenticator(store, limits, hasher=cheap_hasher())
-    async with running_server(limits, authenticator=authenticator, close=store.close) as running:
-        await case.scene(running)
+    async with running_server(
+        limits,
+        authenticator=authenticator,
+        relations=MemoryRelations(limits.max_contacts_per_account, limits.max_contacts_in_memory),
+        close=store.close,
+    ) as running:
+        if wire == "websocket":
+            await case.scene(OverWeb(*attrs.astuple(running, recurse=False)))
+        else:
+            await case.scene(running)
         assert running.node.limited[case.limit] >= 1
         assert running.node.figures()[f"limited_{case.limit}"] >= 1
         # All of it is there for a scraper, too.
@@ -350,7 +485,50 @@ async def _scraped(running: Running, limit: str) -> float:
     return float(found[1])
 
 
-def test_each_is_described_to_operators() -> None:
+_UNITS: Final = {"seconds": " s", "milliseconds": " ms"}
+
+
+def _as_operators_read_it(value: float, unit: str) -> str:
+    if unit.startswith("bytes"):
+        for name, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+            if value % size == 0:
+                return f"{value // size:g} {name}"
+    return f"{value:,g}{_UNITS.get(unit, '')}" if value < 1e5 else f"{int(value):,}"
+
+
+def _described() -> dict[str, tuple[str, str]]:
+    """Default and consequence of each key in the table for operators."""
     text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
-    missing = [case.limit for case in CASES if f"`{case.limit}`" not in text]
-    assert not missing
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| ([^|]+) \| (.+) \|$", text, re.MULTILINE)
+    found = {key: (default, beyond) for key, default, beyond in rows}
+    assert len(found) == len(rows), "one row each"
+    return found
+
+
+def test_the_table_for_operators_is_the_configuration() -> None:
+    described = _described()
+    fields = {field.name: field for field in attrs.fields(Limits)}
+    assert described.keys() == fields.keys()
+    for key, (default, _) in described.items():
+        value, unit = fields[key].default, fields[key].metadata["unit"]
+        assert value is not None
+        assert default == _as_operators_read_it(value, unit), key
+
+
+def test_each_limit_that_refuses_something_is_reached_here() -> None:
+    tested = {case.limit for case in CASES}
+    #: Where those are tested that have counters of their own (closes, events), or none.
+    elsewhere = {
+        "http_timeout_s": "net/test_websocket_hostile.py",
+        "max_waiting_logins": "accounts/test_authenticator.py",
+        "max_devices_per_account": "accounts/test_authenticator.py",
+        "idle_timeout_s": "core/test_manager.py",
+        "linger_s": "core/test_manager.py",
+        "outbox_items": "core/test_outbox.py",
+    }
+    for key, (_, beyond) in _described().items():
+        assert (key in tested) != (
+            beyond == "–" or beyond.startswith("lags") or key in elsewhere
+        ), key
+    for key, name in elsewhere.items():
+        assert key in (Path(__file__).parents[1] / name).read_text(), key

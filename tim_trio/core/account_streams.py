@@ -44,10 +44,18 @@ async def send(
         _DELIVERY_BYTES + len(receiver.encode()) for receiver in receivers
     )
     if len(receivers) > limits.max_receivers or answer_bytes > limits.max_frame_bytes:
-        raise room_error(Code.BAD_REQUEST, f"at most {limits.max_receivers} receivers at once")
+        raise room_error(
+            Code.BAD_REQUEST,
+            f"at most {limits.max_receivers} receivers at once",
+            limit="max_receivers",
+        )
     longest = min(limits.max_account_stream_bytes, limits.max_frame_bytes - _FRAME_OVERHEAD)
     if len(request.payload) > longest:
-        raise room_error(Code.BAD_REQUEST, f"a payload has at most {longest} bytes")
+        raise room_error(
+            Code.BAD_REQUEST,
+            f"a payload has at most {longest} bytes",
+            limit="max_account_stream_bytes",
+        )
     verdicts = await relations.verdicts(member.account, receivers)
     if member.outbox.closed:
         # The sender lost its rights, or left, while that was looked up.
@@ -93,6 +101,7 @@ def _deliver(
         return DeliveryStatus.DELIVERED, delivered
     if there:
         node.account_busy += 1
+        node.count_limit("account_backlog_bytes")
         return DeliveryStatus.BUSY, 0
     node.account_missed += 1
     return DeliveryStatus.OFFLINE, 0

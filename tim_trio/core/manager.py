@@ -554,6 +554,7 @@ class RoomManager:
                 for subscription in room.find_slow(now):
                     # Reaches it only where nothing is queued: the kernel
                     # takes our bytes and the program grants no credit.
+                    self.node.count_limit("min_reliable_rate")
                     close = encode_close(Code.SLOW_CONSUMER)
                     subscription.outbox.put_control(close, now)
                     subscription.outbox.abort(Code.SLOW_CONSUMER)

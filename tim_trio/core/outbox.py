@@ -260,6 +260,7 @@ class Outbox:
             except trio.WouldBlock:
                 # Live data stops short of the last items, so this is control
                 # data that nobody reads.
+                self._node.count_limit("outbox_items")
                 self.abort(Code.SLOW_CONSUMER)
                 return
             self._last_item = item
@@ -288,6 +289,7 @@ class Outbox:
 
     def _check_control(self) -> None:
         if self.control.pending_bytes > self._node.limits.control_backlog_bytes:
+            self._node.count_limit("control_backlog_bytes")
             self.abort(Code.SLOW_CONSUMER)
 
     def close(self, frame: bytes | None, code: int | None, now: float) -> None:

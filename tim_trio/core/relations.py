@@ -280,7 +280,11 @@ class MemoryRelations:
 
     def _check_entries(self, new: int) -> None:
         if self.entries + new > self._max_entries:
-            raise room_error(Code.UNAVAILABLE, "this server's memory for contacts is full")
+            raise room_error(
+                Code.UNAVAILABLE,
+                "this server's memory for contacts is full",
+                limit="max_contacts_in_memory",
+            )
 
     @contextmanager
     def _changing(self, account: str) -> Iterator[_Ties]:

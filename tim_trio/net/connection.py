@@ -453,6 +453,7 @@ class TcpConnection:
                     except trio.ClosedResourceError:
                         continue  # `close` woke everyone
                 if patience.cancelled_caught:
+                    self.session.manager.node.count_limit("stall_timeout_s")
                     outbox.abort(Code.SLOW_CONSUMER)
                     return
             except OSError:

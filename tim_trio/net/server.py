@@ -312,6 +312,7 @@ class Server:
             if silence_s < interval_s:
                 continue
             if silence_s >= 3 * interval_s:
+                self.node.count_limit("ping_interval_s")
                 connection.close(Code.IDLE_TIMEOUT)
             elif session.greeted and session.pinged_at < session.last_received:
                 session.ping(now)

@@ -121,7 +121,9 @@ class WebPort:
 
     async def _serve_tim(self, packet: bytes, address: str) -> bytes:
         """Answer a packet that was posted."""
-        return await self._tim_credentials.serve_packet(packet, address)
+        return await self._tim_credentials.serve_packet(
+            packet, address, self.server.node.count_limit
+        )
 
     def _count_connections(self) -> dict[str, int]:
         kinds = Counter(map(_kind_of, self.server.connections))

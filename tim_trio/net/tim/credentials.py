@@ -8,6 +8,7 @@ Source: docs/tim.md.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -134,8 +135,17 @@ class Credentials:
             raise room_error(Code.BAD_REQUEST, "not an account name")
         return Authenticate(method=method, account=auth.name, secret=secret, device=device)
 
-    async def serve_packet(self, message: bytes, address: str) -> bytes:
-        """Answer a packet that came without a connection: TOKEN or REGISTER, or an error."""
+    async def serve_packet(
+        self,
+        message: bytes,
+        address: str,
+        count_limit: Callable[[str], None] = lambda _limit: None,
+    ) -> bytes:
+        """Answer a packet that came without a connection: TOKEN or REGISTER, or an error.
+
+        Args:
+            count_limit: called with the limit that was reached, if one was.
+        """
         form = packets.format_of(message)
         kind = packets.type_of(message)
         try:
@@ -148,21 +158,27 @@ class Credentials:
                 case Body(
                     type=PacketType.TOKEN | PacketType.REGISTER as served, value=TimAuth() as auth
                 ):
-                    ack = await self.serve(served, auth, address=address)
+                    try:
+                        ack = await self.serve(served, auth, address=address)
+                    except RoomError as error:
+                        if error.limit:
+                            count_limit(error.limit)
+                        ack = TimAck(ok=False, tim_type=kind, error=tim_error(error))
                 case _:
                     other = TimError(code=ErrorCode.INTERFACE, info="a WebSocket is for that")
                     ack = TimAck(ok=False, tim_type=kind, error=other)
         return packets.encode_body(PacketType.ACK, ack, form)
 
     async def serve(self, kind: PacketType, auth: TimAuth, *, address: str) -> TimAck:
-        """Answer a TOKEN or a REGISTER packet, with or without a connection."""
-        try:
-            if kind is PacketType.TOKEN:
-                name = await self._issue(auth, address)
-            else:
-                name = await self._register(auth, address)
-        except RoomError as error:
-            return TimAck(ok=False, tim_type=kind, error=tim_error(error))
+        """Answer a TOKEN or a REGISTER packet, with or without a connection.
+
+        Raises:
+            RoomError: what the answer is then to say.
+        """
+        if kind is PacketType.TOKEN:
+            name = await self._issue(auth, address)
+        else:
+            name = await self._register(auth, address)
         return TimAck(ok=True, tim_type=kind, n=name)
 
     async def _issue(self, auth: TimAuth, address: str) -> str:

@@ -24,6 +24,7 @@ from tim_trio.protocol.layout import STREAM_HEADER_BYTES, UNLIMITED_CREDIT
 from tim_trio.protocol.messages import (
     AccountSend,
     AccountSendAnswer,
+    AuthenticateAnswer,
     DeliveryStatus,
     Grant,
     Publish,
@@ -335,7 +336,11 @@ class TimSession(Session):
             case Body(type=PacketType.AUTH, value=TimAuth() as auth):
                 await self._sign_in(auth, now)
             case Body(type=PacketType.TOKEN | PacketType.REGISTER as kind, value=TimAuth() as auth):
-                ack = await self.credentials.serve(kind, auth, address=self.address)
+                try:
+                    ack = await self.credentials.serve(kind, auth, address=self.address)
+                except RoomError as error:
+                    self._count_failure(error)
+                    raise
                 self._send_ack(ack, now)
             case Body(value=TimReq() as request):
                 await self._serve_room(request, now)
@@ -360,8 +365,9 @@ class TimSession(Session):
         if self.member is not None:
             raise room_error(Code.BAD_REQUEST, "already signed in")
         try:
-            answer = await self._authenticate(self.credentials.to_authenticate(auth))
+            answer = await self._prove(auth)
         except RoomError as error:
+            self._count_limit(error)
             code = tim_error(error).code
             if auth.token and code == ErrorCode.NOT_PASSED:
                 code = ErrorCode.TOKEN
@@ -380,6 +386,14 @@ class TimSession(Session):
             now,
         )
 
+    async def _prove(self, auth: TimAuth) -> AuthenticateAnswer:
+        try:
+            request = self.credentials.to_authenticate(auth)
+        except RoomError as error:
+            self._count_failure(error)  # of a token for once
+            raise
+        return await self._authenticate(request)
+
     # Rooms
 
     async def _serve_room(self, request: TimReq, now: float) -> None:
@@ -396,6 +410,7 @@ class TimSession(Session):
             elif not await self._change_room(call, request, now):
                 return  # the answer has gone out with what follows it
         except RoomError as error:
+            self._count_limit(error)
             ack = TimAck(
                 ok=False,
                 tim_type=PacketType.VIRTUAL_ROOM,
