@@ -67,8 +67,16 @@ _CONVERSATIONS = (
     # bob asks alice, and is accepted; messages both ways; she blocks him; and again
     b"\x13\x0e\x00\x03\x0e\x05\x13\x0d\x00\x03\x0d\x04"
     + b"\x03\x0e\x8a\x13\x0d\x00\x13\x0e\x00\x03\x0f\x00\x03\x0e\x8b\x13\x0d\x00",
+    # an offer of a file, which is for the accounts alone to understand
+    b"\x13\x0d\x01\x03\x0d\x05",
+    # bob asks to push, and again too soon; both look at the room and at the list of rooms
+    b"\x13\x0a\x00\x13\x0a\x00\x13\x08\x00\x03\x08\x00\x03\x09\x00\x13\x09\x80\x03\x09\x80",
     # a policy, and a flood at who does not read
-    b"\x13\x10\x80\x03\x0d\x04" + _BOB_STALLS + b"\x13\x10\x00" + b"\x03\x0d\xc4" * 6 + _BOB_READS,
+    b"\x13\x10\x80\x13\x17\x00\x03\x0d\x04"
+    + _BOB_STALLS
+    + b"\x13\x10\x00"
+    + b"\x03\x0d\xc4" * 6
+    + _BOB_READS,
     # alice, an operator, bans bob who publishes, and then the room
     b"\x03\x05\x04\x13\x02\x04\x03\x11\x88\x16\x00\x02\x10\x03\x11\x00",
     # alice, an operator, and bob look at figures while bob lags
@@ -76,8 +84,8 @@ _CONVERSATIONS = (
     + b"\x06\x01\x00\xf5" * 4
     + b"\x03\x14\x00\x03\x15\x00\x03\x16\x00\x13\x16\x00\x13\x14\x01\x03\x16\x04"
     + _BOB_READS,
-    # joining live, and the room's idle end
-    b"\x03\x01\x80" + _KEY + _LATER * 3,
+    # joining live, a ping, and the room's idle end
+    b"\x03\x01\x80\x1e" + _KEY + _LATER * 3,
 )
 
 

@@ -15,8 +15,10 @@ See `tests.fuzz.engine` for how to run it.
 
 import copy
 import itertools
+import json
+import sys
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -62,6 +64,8 @@ _ONE_WAY = frozenset(
         messages.LinkExpelled,
     )
 )
+#: Types of the frames that peers have got, where somebody asks.
+_got: Counter[int] | None = None
 _TOKENS = tuple(bytes([number]) * 16 for number in range(3))
 
 
@@ -250,6 +254,8 @@ class _Peer:
         else:
             complete = False
         left = self.observer.read(bytes(self.sent))
+        if _got is not None:
+            _got.update(_types_of(bytes(self.sent)))
         answers = self.observer.answers
         assert answers <= self.requests + self.mistakes, "nobody asked for that"
         if complete:
@@ -259,6 +265,13 @@ class _Peer:
         assert not self.outbox.control.pending_bytes
         assert self.inbox is None or not (self.inbox.pending_bytes or self.inbox.shares)
         assert self.outbox.pending_bytes, "nobody writes directly to a closed outbox"
+
+
+def _types_of(data: bytes) -> Iterator[int]:
+    at = 0
+    while at + 4 < len(data):
+        yield data[at + 4]
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
 
 
 class _World:
@@ -508,5 +521,17 @@ def run_one(data: bytes) -> None:
     trio.run(partial(_play, data))
 
 
+def show_what_seeds_reach() -> None:
+    """Print how often the peers of all seeds got each type of frame, as JSON."""
+    global _got
+    _got = Counter()
+    for seed in seeds():
+        run_one(seed)
+    print(json.dumps(_got))
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--reached"]:
+        show_what_seeds_reach()
+        sys.exit()
     engine.main(run_one, seeds(), max_input_bytes=512)

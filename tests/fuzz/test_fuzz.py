@@ -1,10 +1,13 @@
 """The fuzzers for a bounded time, each in a process of its own."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tim_trio.protocol import messages
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HARNESSES = sorted(
@@ -30,7 +33,35 @@ def fuzz(harness: str, seconds: int) -> None:
 
 
 def test_harnesses_were_found() -> None:
-    assert HARNESSES == ["decoder", "session", "tim_packets", "tim_port", "web"]
+    harnesses = ["decoder", "file_messages", "session", "tim_packets", "tim_port", "web"]
+    assert harnesses == HARNESSES
+
+
+@pytest.mark.slow
+def test_the_session_s_seeds_reach_every_request() -> None:
+    """Carried out, not only refused: the fuzzer goes on from there."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.session", "--reached"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    got = {int(number) for number in json.loads(result.stdout)}
+    of_all = {messages.type_of(kind) for kind in messages._types}
+    from_clients = {number for number in of_all if number < 0x40}
+    to_nodes = {number for number in of_all if 0xB0 <= number < 0xC0}
+    wanted = of_all - from_clients - to_nodes
+    wanted |= {messages.type_of(messages.Ping)}
+    # What a server in open mode never says, and one that stops.
+    wanted -= {
+        messages.type_of(kind)
+        for kind in (
+            messages.RegisterAccountAnswer,
+            messages.ChangePasswordAnswer,
+            messages.GoAway,
+        )
+    }
+    assert wanted - got == set()
 
 
 @pytest.mark.slow
