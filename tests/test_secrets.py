@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib
 import os
+import pkgutil
+import re
 import secrets
 import subprocess
 import time
@@ -29,9 +32,11 @@ from tests.net.rawclient import HELLO, RawClient
 from tests.net.running import eventually
 from tests.net.tim import client as tims
 from tests.net.tim.client import tim_client
+from tests.net.wsclient import WsClient
 from tests.test_cli_end_to_end import COMMAND
 from tim_trio.accounts.store import Store, default_database_url
 from tim_trio.accounts.tokens import claims_for, make_token, read_key
+from tim_trio.core.room import Room
 from tim_trio.errors import Code
 from tim_trio.protocol import messages
 from tim_trio.protocol.messages import AuthMethod
@@ -116,6 +121,32 @@ def test_the_witness_finds_what_there_is() -> None:
         witness.look_at_titles()
         process.kill()
     assert witness.found() == ["password in process title"]
+
+
+#: What a field is called that holds a secret, or secrets by name.
+_SECRET: Final = re.compile("secret|password|token|pwd|^_?old$|^new$|invitation|issued|_url$")
+#: Called so, and none: files that hold one, an audience's name, what is left of a rate.
+_NO_SECRET: Final = re.compile("_file$|^token_audience$|^_?tokens$")
+
+
+def test_no_value_shows_its_secrets() -> None:
+    shown = set()
+    seen = set()
+    for module in pkgutil.walk_packages(tim_trio.__path__, "tim_trio."):
+        if module.name.endswith("__main__"):
+            continue
+        for kind in vars(importlib.import_module(module.name)).values():
+            if isinstance(kind, type) and attrs.has(kind):
+                for field in attrs.fields(kind):
+                    if not _SECRET.search(field.name):
+                        continue
+                    seen.add(field.name)
+                    if field.repr and field.type not in ("float", float):
+                        shown.add(field.name)
+    assert seen >= {"secret", "password", "session_token", "pwd", "metrics_token", "database_url"}
+    assert not {name for name in shown if not _NO_SECRET.search(name)}
+    # A room's tokens are for taking its sources over.
+    assert not attrs.fields(Room)._tokens.repr
 
 
 @attrs.define
@@ -226,8 +257,41 @@ def authenticate(method: AuthMethod, account: str, secret: str) -> messages.Auth
     return messages.Authenticate(method=method, account=account, secret=secret.encode(), device="")
 
 
+async def mischief_over_the_web(stage: Theatre, secret: str) -> None:
+    """The same over WebSocket, and in HTTP where none is taken."""
+    port = int(stage.web.rpartition(":")[2])
+    right = messages.encode(authenticate(AuthMethod.PASSWORD, "alice", secret), 9)
+    cut = (len(right) - 4 - 3).to_bytes(4, "big") + right[4:-3]
+    for last in (secret.encode(), b"\x00\x00\x00\x40\x99" + secret.encode() * 4, right[:-3]):
+        client = await WsClient.connect(port)
+        assert isinstance(client, WsClient)
+        with contextlib.closing(client):
+            await client.open()
+            await client.request(HELLO, messages.Welcome)
+            await client.send(cut)
+            error = await client.expect(messages.Error)
+            stage.witness.hear("error of the server's", error.text)
+            await client.send(last)
+            stage.witness.hear("last words", repr(await client.rest()))
+    for request in (
+        f"GET /metrics?token={secret} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer {secret}\r\n\r\n",
+        f"GET /{secret} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        f"GET / HTTP/1.1\r\nHost: {secret}.example\r\n\r\n",
+        f"GET /ws HTTP/1.1\r\nHost: localhost\r\nOrigin: https://{secret}.example\r\n\r\n",
+        f"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {secret}\r\n{secret}\r\n\r\n",
+        f"{secret}\r\n\r\n",
+        f"POST /tim2 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 24\r\n\r\n{secret[:24]}",
+    ):
+        client = await WsClient.connect(port)
+        assert isinstance(client, WsClient)
+        with contextlib.closing(client):
+            stage.witness.hear("http", repr(await client.ask_http(request.encode())))
+
+
 async def mischief(stage: Theatre, secret: str) -> None:
     """Send a secret where none belongs, and in requests that are wrong in every other way."""
+    await mischief_over_the_web(stage, secret)
     right = authenticate(AuthMethod.PASSWORD, "alice", secret)
     # Cut off in the middle; of another method; in the wrong place; as a frame of its own.
     whole = messages.encode(right, 9)
@@ -286,6 +350,72 @@ async def too_often(stage: Theatre, method: AuthMethod, wrong: str) -> None:
             stage.witness.hear("answer", repr(answer))
             if isinstance(answer, messages.Error) and answer.code == Code.RATE_LIMITED:
                 return
+
+
+def mistaken_settings(directory: Path, secret: str) -> list[tuple[dict[str, str], list[str]]]:
+    """Return variables and options with a secret in them, none of which can be used."""
+
+    def file(name: str, text: str) -> str:
+        (directory / name).write_text(text)
+        return str(directory / name)
+
+    pem = f"-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n"
+    with_password = f"postgresql+psycopg://u:{secret}@127.0.0.1"
+    accounts = {"AUTH": "accounts"}
+    node = {"CLUSTER": "etcd://127.0.0.1:1"}
+    return [
+        (accounts | {"DATABASE_URL": f"{with_password}:notaport/db"}, []),
+        (accounts | {"DATABASE_URL": f"{with_password}:1/db"}, []),
+        (accounts | {"DATABASE_URL": secret}, []),
+        ({"CLUSTER": f"etcd://u:{secret}@127.0.0.1:1"}, []),
+        (node | {"CLUSTER_SECRET_FILE": file("short", secret[:12])}, []),
+        ({"AUTH": "token", "TOKEN_KEY_FILE": file("short-key", secret[:20])}, []),
+        ({"AUTH": "token", "TOKEN_KEY_FILE": file("bad-key", pem)}, []),
+        (
+            {
+                "TLS": "127.0.0.1:0",
+                "TLS_CERT": file("cert", pem.replace("PRIVATE KEY", "CERTIFICATE")),
+                "TLS_KEY": file("key", pem),
+            },
+            [],
+        ),
+        ({}, ["--config", file("a.toml", f'database_url = "postgresql://u:{secret}@h/d"\nx')]),
+        ({}, ["--config", file("c.toml", f'database_url = ["postgresql://u:{secret}@h/d"]')]),
+        ({}, ["--config", file("d.toml", f'password = "{secret}"')]),
+        ({"PASWORD": secret}, []),
+    ]
+
+
+async def test_settings_that_cannot_be_used(tmp_path: Path) -> None:
+    witness = Witness()
+    secret = witness.secret("setting")
+    witness.secret("half a setting", secret[:12])
+    kept = {name: value for name, value in os.environ.items() if "TIM_TRIO" not in name}
+    started = trio.Semaphore(2)
+
+    async def start(settings: dict[str, str], options: list[str]) -> None:
+        env = {f"TIM_TRIO_{name}": value for name, value in settings.items()}
+        async with started:
+            with trio.fail_after(100):
+                done = await trio.run_process(
+                    [*COMMAND, "serve", "--tcp", "127.0.0.1:0", "--no-web", *options],
+                    env={**kept, **env, "TIM_TRIO_LOG_LEVEL": "debug"},
+                    capture_stdout=True,
+                    capture_stderr=True,
+                    check=False,
+                )
+        witness.hear(f"output with {[*settings, *options]}", done.stdout + done.stderr)
+        assert done.returncode == 1, (settings, options, done.stderr)
+        assert done.stderr.startswith(b"error: ") and done.stderr.count(b"\n") == 1
+
+    async with trio.open_nursery() as watching:
+        watching.start_soon(witness.watch_titles)
+        async with trio.open_nursery() as nursery:
+            for settings, options in mistaken_settings(tmp_path, secret):
+                nursery.start_soon(start, settings, options)
+        watching.cancel_scope.cancel()
+    assert witness.titles
+    assert witness.found() == []
 
 
 async def test_passwords_sessions_and_invitations(tmp_path: Path) -> None:

@@ -157,10 +157,11 @@ def _key(
     form: str = "",
     least: float | None = None,
     most: float | None = None,
+    is_secret: bool = False,
 ) -> Any:
     """Describe a key. ``form`` says what a value must look like, for error messages."""
     metadata = {"why": why, "unit": unit, "form": form, "least": least, "most": most}
-    return attrs.field(default=default, metadata=metadata)
+    return attrs.field(default=default, metadata=metadata, repr=not is_secret)
 
 
 @attrs.frozen(kw_only=True)
@@ -222,6 +223,7 @@ class ServerConfig:
         "accounts: where they are; empty is the SQLite file accounts.db in this user's data "
         "directory. Otherwise: where contacts and blocks are kept; empty is in memory. With a "
         "password in it, give it here or in the environment, not on the command line",
+        is_secret=True,
     )
     registration: Literal["closed", "invitation", "open"] = _key(
         "closed",

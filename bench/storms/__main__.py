@@ -26,12 +26,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import Factory, asdict, frozen
 
 from bench.processes import BenchError, cpu_seconds, raise_open_files, running
 from bench.storms.attack import ACCOUNT, PASSWORD
@@ -56,6 +56,8 @@ class Scene:
     amount: int
     tls: bool = False
     accounts: bool = False
+    #: Of the server, beside those of the kind of scene.
+    settings: Mapping[str, str] = Factory(dict)
 
 
 SCENES = {
@@ -126,7 +128,7 @@ def _server(scene: Scene, folder: Path) -> Iterator[Served]:
         leaf.private_key_pem.write_to_path(folder / "key.pem")
         options += ["--tls", "127.0.0.1:0", "--tls-cert", str(folder / "cert.pem")]
         options += ["--tls-key", str(folder / "key.pem")]
-    for key, value in settings.items():
+    for key, value in {**settings, **scene.settings}.items():
         options += ["--set", f"{key}={value}"]
     with (
         (folder / "log").open("wb") as log,

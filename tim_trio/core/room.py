@@ -85,7 +85,7 @@ class Room:
     #: What its subscribers have lost, in all.
     tally: Tally = attrs.field(factory=Tally, init=False)
     _listing: Listing = attrs.field(init=False)
-    _tokens: dict[bytes, Source] = attrs.field(factory=dict)
+    _tokens: dict[bytes, Source] = attrs.field(factory=dict, repr=False)
     _next_source: int = 1
     _tracks: int = 0
     _init_bytes: int = 0

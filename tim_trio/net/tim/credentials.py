@@ -81,7 +81,7 @@ class _Issued:
 class OneTimeTokens:
     """Tokens given out and not used yet. In memory: a server that restarts knows none."""
 
-    _issued: dict[str, _Issued] = attrs.Factory(dict)
+    _issued: dict[str, _Issued] = attrs.field(factory=dict, repr=False)
 
     def issue(self, request: Authenticate, now: float) -> str:
         """Return a token that will sign in once as ``request`` would."""
