@@ -8,6 +8,7 @@ tells), the code of its ERROR, or of the CLOSE where the connection is ended.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -462,6 +463,44 @@ async def assert_not_let_in_again(stage: Scene, role: str) -> None:
         return
     with pytest.raises(AssertionError, match="Error"):
         await stage.sign_in(role)
+
+
+#: What servers send: an answer that nobody waits for is ignored, an event is an offence.
+ANSWERS: Final = sorted(
+    messages.type_of(kind) for kind in messages._types if messages.type_of(kind) >= 0x80
+)
+EVENTS: Final = sorted(
+    messages.type_of(kind) for kind in messages._types if 0x60 <= messages.type_of(kind) < 0x80
+)
+
+
+def _control(number: int) -> bytes:
+    """Return a control frame of a type, request 9, without fields."""
+    return struct.pack(">IBBBBI", 8, number, 0, 0, 0, 9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", AuthMode)
+async def test_what_servers_alone_may_send(mode: AuthMode, tmp_path: Path) -> None:
+    async with scene(mode, tmp_path) as stage:
+        at = await stage.place()
+        for role in ("unauthenticated", "stranger", "creator"):
+            client = await stage.enter(role, at)
+            await client.send(*map(_control, ANSWERS))
+            assert await client.is_served()
+            client.close()
+            for number in EVENTS:
+                client = await stage.enter(role, at)
+                await client.send(_control(number))
+                assert close_code(await client.rest()) is Code.PROTOCOL_ERROR, number
+                client.close()
+
+
+def test_every_message_of_the_protocol_is_sent_here() -> None:
+    made = [make(Place(2**63)) for make in OPERATIONS.values()]
+    sent = {messages.type_of(type(each)) for each in made if not isinstance(each, StreamFrame)}
+    sent |= {*ANSWERS, *EVENTS, messages.type_of(messages.Close)}
+    assert sent == {messages.type_of(kind) for kind in messages._types}
 
 
 def test_the_tables_are_whole() -> None:
