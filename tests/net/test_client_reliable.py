@@ -148,6 +148,70 @@ async def test_what_was_held_for_the_first_subscriber_costs_no_credit() -> None:
                     assert (await read_all(stream))[0] == data
 
 
+async def test_who_joins_behind_too_large_a_group_begins_at_a_key_and_credit_goes_on() -> None:
+    """Several windows pass before its KEY, and several after it."""
+    limits = Limits(
+        max_frame_bytes=8192,
+        max_init_bytes=4096,
+        backlog_bytes=16_384,
+        room_cache_bytes=32_768,
+        node_cache_bytes=65_536,
+    )
+    async with (
+        running_server(limits) as running,
+        client(running.port) as alice,
+        client(running.port, "bob") as bob,
+        tim_trio.connect(
+            f"tim://127.0.0.1:{running.port}",
+            account="carol",
+            bounds=attrs.evolve(QUICK, receive_buffer_bytes=24_576),
+        ) as carol,
+    ):
+        room = await alice.register_room(mode="reliable")
+        async with bob.subscribe(room) as early, alice.publish(room) as source:
+            joined, late_has_all = trio.Event(), trio.Event()
+            late_seqs: list[int] = []
+
+            async def push() -> None:
+                await source.send(b"init", init=True)
+                await source.send(bytes(6000), key=True)
+                for _ in range(10):
+                    await source.send(bytes(6000))
+                await joined.wait()
+                for number in range(40):
+                    is_init = number == 5
+                    await source.send(bytes(60 if is_init else 6000), init=is_init)
+                for number in range(60):
+                    await source.send(bytes(6000), key=number == 0)
+                await source.send(b"", end=True)
+
+            async def watch_late() -> None:
+                node = running.node
+                await eventually(
+                    lambda: node.frames_in == 12 and not node.cache_bytes,
+                    "the group is to outgrow the cache",
+                )
+                async with carol.subscribe(room) as late:
+                    joined.set()
+                    async for item in late:
+                        assert isinstance(item, tim_trio.StreamFrame), item
+                        late_seqs.append(item.seq)
+                        if item.is_end:
+                            break
+                late_has_all.set()
+
+            with trio.fail_after(DEADLINE_S):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(push)
+                    nursery.start_soon(watch_late)
+                    data, notices = await read_all(early)
+                    await late_has_all.wait()
+            assert len(data) == 4 + 110 * 6000 + 60
+            assert not gaps(notices)
+            # INIT, the one that came while it waited, and all from the KEY on.
+            assert late_seqs == [0, 17, *range(52, 113)]
+
+
 async def test_two_who_publish_to_each_other_do_not_wait_for_ever() -> None:
     """Each sends and reads over one connection, each in a room of its own."""
     data = random.Random(4).randbytes(8_000_000)
