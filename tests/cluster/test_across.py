@@ -63,7 +63,7 @@ async def test_a_reliable_stream_comes_whole_at_the_slowest_ones_pace(
             async with trio.open_nursery() as nursery:
                 for i, name in enumerate(clients):
                     nursery.start_soon(receive, name, 0.004 * i)
-                await trio.sleep(0.5)
+                await source.wait_viewers(len(clients))
                 for i in range(count):
                     await source.send(bytes(8 * KIB) if i < count - 1 else b"", end=i == count - 1)
         for name, seqs in got.items():

@@ -175,6 +175,41 @@ async def test_a_name_without_end_is_not_kept_nor_answered_with() -> None:
             assert len(ack.get("n", "")) <= 100
 
 
+_MANY = 1_000_000
+_COUNT = b"\xc0\x84\x3d"  # as a varint
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        pytest.param(b'\x96{"x":[' + b"[]," * (_MANY // 3) + b"[]]}", id="lists"),
+        pytest.param(b'\xde{"x":' + b'{"x":' * (_MANY // 5), id="depth"),
+        pytest.param(b'\xda{"ToList":[' + b'"",' * (_MANY // 3) + b'""]}', id="texts"),
+        pytest.param(b"\xde" + b'"' * _MANY, id="quotes"),
+        pytest.param(b'\xda{"udtype":' + b"9" * _MANY + b"}", id="digits"),
+        pytest.param(b'\x96{"rtype":NaN}', id="no number"),
+        pytest.param(b'\x96{"rtype":1e400}', id="infinity"),
+        pytest.param(b'\x96{"rtype":true}', id="another type"),
+        pytest.param(b"\x16\x99\xf1" + _COUNT + b"\x01" * _MANY, id="booleans that are skipped"),
+        pytest.param(b"\x5a\x09\x22\xf8" + _COUNT + bytes(_MANY), id="receivers"),
+        pytest.param(b"\x16" + b"\x11" * _MANY, id="fields"),
+        pytest.param(b"\x16" + b"\x9c" + b"\x1c" * _MANY, id="depth of structs"),
+        pytest.param(b"\x16\x28" + b"\xff" * 9 + b"\x01", id="a text without end"),
+        pytest.param(b"\x5e\x16\x00\x18\x00\x00", id="what is required is missing"),
+    ],
+)
+async def test_what_would_take_long_to_read_is_refused_and_others_notice_nothing(
+    packet: bytes,
+) -> None:
+    async with running_server() as running, bystanders(running), wire(running) as client:
+        await client.sign_in()
+        for _ in range(3):
+            await client.send_raw(ws_frame(packet))
+            kind, ack = await client.next_packet()
+            assert (kind, ack["error"]["code"], ack["timType"]) == (ACK, 4113, packet[0] & 0x7F)
+        assert await client.is_served()
+
+
 async def test_over_tls(tmp_path: Path) -> None:
     async with running_server(certificates=Certificates(tmp_path)) as running:
         client = await Wire.connect(running.web_tls_port)
