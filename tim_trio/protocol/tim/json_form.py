@@ -31,8 +31,6 @@ _MAX_DEPTH: Final = 16
 #: and never goes back (``+``), for which it would keep a note per character.
 _STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+', re.DOTALL)
 _BRACKETS: Final = re.compile(r"[\[\]{}]")
-#: A text so short can hold neither many parts nor deep ones that cost anything.
-_SHORT: Final = 256
 
 
 # Writing
@@ -179,9 +177,10 @@ def _check_shape(text: str, most_parts: int) -> None:
     Raises:
         TimFormatError: nested too deep, or too many parts.
     """
-    is_flat = text.count("{") + text.count("[") <= _MAX_DEPTH
-    if is_flat and len(text) <= _SHORT:
-        return
+    brackets = text.count("{") + text.count("[")
+    parts = brackets + text.count(",") + text.count(":")
+    if brackets <= _MAX_DEPTH and parts <= most_parts:
+        return  # whether they stand in a text or not
     # As many strings as parts and one more: a quick look, for each string is a match below.
     quotes = text.count('"') - text.count('\\"')
     if quotes > 2 * most_parts + 2:
