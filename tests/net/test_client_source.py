@@ -271,6 +271,26 @@ async def test_a_reliable_source_waits_for_credit() -> None:
             await server.send(messages.Credit(room=ROOM, source=7, limit=1000 + 3 * 46))
         assert source.sent_frames == 3
         await server.expect_frames(3)
+        for limit in (2000, 1):  # a total never falls
+            await server.send(messages.Credit(room=ROOM, source=7, limit=limit))
+        await wait_all_tasks_blocked()
+        assert source.send_nowait(b"x" * 10) == 3
+        await server.expect_frames(1)
+
+
+async def test_what_a_reliable_source_has_not_sent_again_survives_another_loss() -> None:
+    mode = messages.RoomMode.RELIABLE
+    async with source_and_server(published(mode=mode, credit=10_000)) as (client, source, server):
+        client._line.reconnects = True  # so that it keeps what the server may not have
+        for _ in range(3):
+            await source.send(b"x" * 10)
+        await server.expect_frames(3)
+        session = source._session
+        assert session is not None
+        for _ in range(2):  # nothing has arrived, and there is credit for one frame
+            source._resume(session, published(mode=mode, credit=46))
+        await server.send(messages.Credit(room=ROOM, source=7, limit=10_000))
+        assert [frame.seq for frame in await server.expect_frames(4)] == [0, 0, 1, 2]
 
 
 async def test_a_live_source_ignores_credit() -> None:

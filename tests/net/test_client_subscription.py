@@ -19,10 +19,13 @@ from tests.net.scripted_server import (
 )
 from tim_trio.errors import Code, ConnectionClosed, NoSuchRoom
 from tim_trio.net.client import Bounds, Client, RoomClosed, Subscription
+from tim_trio.net.client.feed import Feed
 from tim_trio.net.client.plain_nursery import open_plain_nursery
 from tim_trio.protocol import messages
+from tim_trio.protocol.decoder import Decoder
 from tim_trio.protocol.messages import Gap, RoomMode, SourceJoined, SourceLeft
-from tim_trio.protocol.stream import StreamFrame
+from tim_trio.protocol.runs import Run
+from tim_trio.protocol.stream import StreamFrame, encode_stream_frame
 
 JOINED = SourceJoined(room=ROOM, source=7, account="bob")
 LEFT = SourceLeft(room=ROOM, source=7, reason=1)
@@ -234,9 +237,43 @@ async def test_what_was_there_before_a_reliable_subscription_costs_no_credit() -
                     item = await anext(stream)
                     assert isinstance(item, StreamFrame)
                     assert item.seq == seq
+                if first == 24:  # all that was held has been taken
+                    with trio.move_on_after(0.05) as nothing:
+                        await server.next_item()
+                    assert nothing.cancelled_caught, "credit for what was held"
             credit, _ = await server.expect(messages.Credit)
             assert 1_048_576 <= credit.limit - window <= 12 * 100_036
             assert (credit.limit - window) % 100_036 == 0
+
+
+async def test_repeats_give_their_credit_back() -> None:
+    """Of what is not handed to the user, nobody else would ever say that it was taken."""
+    window = 2 * 1_048_576
+    bounds = Bounds(receive_buffer_bytes=1)
+    async with client_and_server(bounds=bounds) as (client, server):
+        feed = Feed.opened(client._connection, Taker(), subscribed(mode=RoomMode.RELIABLE))
+        decoder = Decoder(max_frame_bytes=2**24, max_init_bytes=2**24)
+        for first in range(0, 22, 2):
+            data = [encode_stream_frame(frame(seq, b"x" * 100_000)) for seq in (first, first + 1)]
+            (run,) = decoder.feed(b"".join(data))
+            (last,) = decoder.feed(data[1])
+            assert isinstance(run, Run) and isinstance(last, Run)
+            feed.skip(run, (last,))
+        credit, _ = await server.expect(messages.Credit)
+        assert credit.limit == window + 11 * 100_036
+
+
+class Taker:
+    """Takes nothing, for it is not asked."""
+
+    def deliver(self, feed: Feed, item: object) -> None:
+        raise AssertionError
+
+    def close(self, feed: Feed, event: object) -> None:
+        raise AssertionError
+
+    def lose(self, feed: Feed, error: Exception) -> None:
+        raise AssertionError
 
 
 async def test_two_rooms_on_one_connection() -> None:

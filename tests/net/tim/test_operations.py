@@ -74,6 +74,9 @@ async def test_a_room_from_its_registration_to_its_end(
         assert ack == {"ok": True, "timType": ROOM, "t": 4, "n": "bob"}
         kind, ack = await bob.receive()
         assert kind == ACK and refused(STREAM, 4105, n=room)(ack)
+        await bob.push(room, b"no more")
+        kind, ack = await bob.receive()
+        assert kind == ACK and refused(STREAM, 4105, n=room)(ack)
 
         # A stranger cannot remove it, its creator can.
         assert refused(ROOM, 4105, t=2, n=room)(await bob.ask(ROOM, rtype=2, node=room))
@@ -154,6 +157,18 @@ async def test_one_connection_may_have_both_forms(form: str) -> None:
         await alice.push(second, b"2")
         assert (await alice.next_frame())["body"] == b"1", "her own, since she subscribed"
         assert await alice.receive() == (BIG_STREAM, second.encode() + b"\x832")
+
+
+@FORMS
+async def test_two_rooms_in_the_big_binary_form(form: str) -> None:
+    async with running_server() as running, tim_client(running.web_port, "a", form) as alice:
+        rooms = [await alice.register(), await alice.register()]
+        for room in rooms:
+            await alice.subscribe(room, in_big_binary=True)
+        for body in (b"1", b"2", b"other size"):
+            for room in rooms:  # bodies of one size in both, in turn
+                await alice.push(room, body)
+                assert await alice.receive() == (BIG_STREAM, room.encode() + b"\x83" + body)
 
 
 @FORMS

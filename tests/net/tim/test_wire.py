@@ -159,6 +159,24 @@ async def test_before_signing_in_little_is_taken() -> None:
         assert running.node.limited["max_frame_bytes"] == 1
 
 
+async def test_pushes_and_requests_read_together_keep_their_order() -> None:
+    async with running_server() as running, wire(running) as client, wire(running) as viewer:
+        await client.sign_in()
+        await client.send_raw(ws_frame(REGISTER))
+        room = (await client.next_packet())[1]["n"]
+        await viewer.send_raw(ws_frame(b'\x90{"name":"bob"}'))
+        await viewer.next_packet()
+        await viewer.send_raw(ws_frame(encode("json", 22, {"rtype": 5, "node": room})))
+        await viewer.next_packet()
+        pushes = [ws_frame(encode("json", 94, {"VNode": room, "body": b"%d" % n})) for n in (1, 2)]
+        await client.send_raw(pushes[0])  # publishes: the next ones need no task
+        assert (await viewer.next_packet())[1]["body"] == b"1"
+        remove = ws_frame(encode("json", 22, {"rtype": 2, "node": room}))
+        await client.send_raw(pushes[1] + remove)
+        assert (await viewer.next_packet())[1]["body"] == b"2"
+        assert (await viewer.next_packet())[1]["error"]["code"] == 4109
+
+
 async def test_a_name_without_end_is_not_kept_nor_answered_with() -> None:
     async with running_server() as running, wire(running) as client:
         await client.sign_in()
@@ -184,6 +202,7 @@ _COUNT = b"\xc0\x84\x3d"  # as a varint
     [
         pytest.param(b'\x96{"x":[' + b"[]," * (_MANY // 3) + b"[]]}", id="lists"),
         pytest.param(b'\xde{"x":' + b'{"x":' * (_MANY // 5), id="depth"),
+        pytest.param(b'\xde{"VNode":"x","y":[' + b"0," * 100 + b"0]}", id="a frame of many parts"),
         pytest.param(b'\xda{"ToList":[' + b'"",' * (_MANY // 3) + b'""]}', id="texts"),
         pytest.param(b"\xde" + b'"' * _MANY, id="quotes"),
         pytest.param(b'\xda{"udtype":' + b"9" * _MANY + b"}", id="digits"),

@@ -261,8 +261,6 @@ class TimSession(Session):
     def _refuse_push(self, push: _Push, error: TimError, now: float) -> None:
         """Answer a push that is not accepted; once a second and room at most."""
         self._discard(push, now)
-        if self._refused.get(push.room, 0.0) > now:
-            return
         if len(self._refused) >= _MAX_REFUSED:
             self._refused = {room: until for room, until in self._refused.items() if until > now}
             if len(self._refused) >= _MAX_REFUSED:
