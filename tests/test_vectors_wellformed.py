@@ -183,7 +183,7 @@ def test_layouts_were_found() -> None:
         [("room", "room"), ("u8", "from"), ("u64", "credit")],
     )
     assert (
-        len(LAYOUTS.frames) == 35 + 28 + 1 + 12
+        len(LAYOUTS.frames) == 35 + 28 + 1 + 13
     )  # requests and one-way messages, answers, ERROR, events
 
 

@@ -181,11 +181,13 @@ async def _cluster(
     from tim_trio.cluster.service import open_cluster
 
     settings = cluster_settings(
-        config, [*map(describe, listeners)], [*map(describe, link_listeners)]
+        config,
+        [*map(describe, listeners)],
+        [*map(describe, link_listeners)],
+        shares_port=is_worker,
     )
     async with open_cluster(server, settings) as node:
-        if not is_worker:  # whoever comes again to the shared port finds another worker
-            server.refuge = node.refuge
+        server.refuge = node.refuge
         yield node
 
 

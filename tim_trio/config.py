@@ -43,6 +43,9 @@ _OTHER_VARIABLES = frozenset(
 DEFAULT_PORT = 7600
 DEFAULT_WEB_PORT = 7680
 
+_PUBLIC_SCHEMES = ("tim", "tims", "ws", "wss")
+_MAX_PUBLIC_BYTES = 255
+
 
 class ConfigError(TimError):
     """The configuration cannot be used; ``str()`` is one line for a person."""
@@ -141,6 +144,21 @@ def _check_cluster(value: str) -> str:
     for endpoint in endpoints if value else ():
         Address.parse(endpoint.rstrip("/"))
     return value
+
+
+def _parse_public(value: object) -> tuple[str, ...]:
+    addresses = _parse_names(value)
+    if addresses == ("none",):
+        return addresses
+    for address in addresses:
+        scheme, _, rest = address.partition("://")
+        if scheme not in _PUBLIC_SCHEMES or len(address) > _MAX_PUBLIC_BYTES:
+            raise ValueError(f'"{address}" is not tim://, tims://, ws:// or wss:// and HOST:PORT')
+        if Address.parse(rest).port == 0:
+            raise ValueError(f'"{address}": port 0 is no server\'s port')
+    if len({address.partition("://")[0] for address in addresses}) < len(addresses):
+        raise ValueError("one address of each scheme is all that clients are told of")
+    return addresses
 
 
 def _check_advertise(value: str) -> str:
@@ -262,8 +280,14 @@ class ServerConfig:
     )
     advertise: Annotated[str, AfterValidator(_check_advertise)] = _key(
         "",
-        "cluster: HOST:PORT where other nodes and their clients reach this one's TCP port; "
-        "empty is the first address of tcp, if it names one",
+        "cluster: HOST:PORT where other nodes reach this one's TCP port, and clients unless "
+        "public says otherwise; empty is the first address of tcp, if it names one",
+    )
+    public: Annotated[tuple[str, ...], PlainValidator(_parse_public)] = _key(
+        (),
+        "cluster: where clients reach this node, as tim://HOST:PORT, tims://, ws:// and wss://, "
+        "one of each at most. Clients of the other nodes are told, and go there when theirs is "
+        'gone. Empty is tim:// and the address of advertise, "none" is nowhere',
     )
     link_tls: Annotated[tuple[Address, ...], PlainValidator(_parse_addresses)] = _key(
         (),

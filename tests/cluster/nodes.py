@@ -107,6 +107,7 @@ class Cloud:
         chosen = ClusterSettings(
             endpoints=[self.etcd_url],
             address=f"127.0.0.1:{port}",
+            public=(f"tim://127.0.0.1:{port}",),
             secret=SECRET,
             prefix=self.prefix,
             weight=settings.get("weight", 1),

@@ -201,18 +201,18 @@ async def test_clients_are_sent_to_who_started_last_and_is_in_sight(three: Cloud
     await three.add("d")
     nodes = {name: three[name].node for name in "abcd"}
     address = {name: f"127.0.0.1:{three[name].port}" for name in "abcd"}
-    assert {nodes["a"].refuge() for _ in range(20)} == {address["d"]}
-    assert {nodes["d"].refuge() for _ in range(20)} == {address["c"]}
+    assert {nodes["a"].refuge("tim") for _ in range(20)} == {address["d"]}
+    assert {nodes["d"].refuge("tim") for _ in range(20)} == {address["c"]}
     nodes["a"].cluster.links.lost.add("d")
-    assert {nodes["a"].refuge() for _ in range(20)} == {address["c"]}
+    assert {nodes["a"].refuge("tim") for _ in range(20)} == {address["c"]}
     # Better a hope than nothing.
     nodes["a"].cluster.links.lost.update("bc")
-    assert {nodes["a"].refuge() for _ in range(20)} == {address["d"]}
+    assert {nodes["a"].refuge("tim") for _ in range(20)} == {address["d"]}
     await three["d"].node.withdraw()
     await eventually(
         lambda: nodes["b"].cluster.membership.nodes["d"].draining, "they know that it leaves"
     )
-    assert nodes["b"].refuge() == address["c"]
+    assert nodes["b"].refuge("tim") == address["c"]
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, nodes: Cloud, one: str, other: str) -> None:

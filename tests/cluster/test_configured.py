@@ -43,6 +43,35 @@ def test_what_is_given_is_advertised(secret: str) -> None:
     assert cluster_settings(config, ["10.0.0.1:7600"]).address == "relay.example:7600"
 
 
+def test_where_clients_reach_a_node(secret: str) -> None:
+    def public(shares_port: bool = False, **keys: object) -> tuple[str, ...]:
+        base = {"cluster": "etcd://a:1", "cluster_secret_file": secret}
+        config = load_config(file=None, env={}, overrides={**base, **keys})
+        return cluster_settings(config, ["127.0.0.1:7600"], shares_port=shares_port).public
+
+    assert public() == ("tim://127.0.0.1:7600",)
+    assert public(advertise="relay.example:7600") == ("tim://relay.example:7600",)
+    # A port that several processes share leads to any of them.
+    assert public(shares_port=True) == ()
+    named = "tims://relay.example:7601,wss://relay.example:443"
+    assert public(public=named) == tuple(named.split(","))
+    assert public(public=named, shares_port=True) == tuple(named.split(","))
+    assert public(public="none") == ()
+    assert public(tcp="", tls="127.0.0.1:0", tls_cert="c", tls_key="k", advertise="a:1") == ()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("a:1", "http://a:1", "tim://a", "tim://a:0", "wss://a:1/ws", "none,tim://a:1"),
+        *("tim://a:1,tim://b:1", "tim://" + "a" * 250 + ":1"),
+    ],
+)
+def test_where_no_client_gets(value: str) -> None:
+    with pytest.raises(ConfigError, match="public"):
+        load_config(file=None, env={}, overrides={"public": value})
+
+
 def test_files_that_are_not_there(tmp_path: Path, secret: str) -> None:
     missing = str(tmp_path / "missing")
     base = {"cluster": "etcds://a:1", "cluster_secret_file": secret}

@@ -141,6 +141,7 @@ async def test_the_relay_is_killed(three: Processes, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 async def test_the_relay_is_killed_again_and_again(
     three: Processes, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -808,6 +808,20 @@ async def test_go_away_is_for_who_has_authenticated(manager: RoomManager, alice:
     assert alice.peer.new() == [GoAway(reason=GoAwayReason.STOPPING, address="", spread_ms=2500)]
 
 
+async def test_who_signs_in_is_told_of_behind_the_answer(manager: RoomManager) -> None:
+    seen: list[tuple[Session, list[object]]] = []
+    caller = Caller(manager)
+    caller.session.gate.on_signed_in = lambda session: seen.append((session, caller.peer.new()))
+    await caller.ask(HELLO)
+    assert seen == []
+    await caller.send(
+        encode(Authenticate(method=AuthMethod.NAME, account="alice", secret=b"", device=""), 2)
+    )
+    ((session, before),) = seen
+    assert session is caller.session
+    assert isinstance(before[-1], AuthenticateAnswer)
+
+
 @pytest.mark.parametrize("code", [Code.IDLE_TIMEOUT, Code.BAD_SEQUENCE])
 async def test_close_says_why_and_then_nothing(alice: Caller, code: Code) -> None:
     alice.session.close(code, 0.0)

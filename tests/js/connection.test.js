@@ -591,6 +591,64 @@ test("at GO_AWAY everything moves to another connection first", async () => {
   client.close();
 });
 
+/** @param {import("../../tim_trio/web/static/tim/client.js").ConnectOptions} [options] */
+async function connectedAmongNodes(options = {}) {
+  const dialled = /** @type {string[]} */ ([]);
+  const sockets = /** @type {ScriptedSocket[]} */ ([]);
+  const dead = new Set();
+  const dial = (/** @type {string} */ url) => {
+    dialled.push(url);
+    const socket = new ScriptedSocket();
+    if (dead.has(url)) {
+      socket.onopen = null;
+      Object.defineProperty(socket, "onopen", { set: () => queueMicrotask(() => socket.lose()) });
+    } else sockets.push(socket);
+    return /** @type {any} */ (socket);
+  };
+  const client = await connect("wss://home/there", {
+    account: "alice", dial, random: () => 0, ...options,
+  });
+  const addresses = ["wss://n2:1", "ws://n2:2", "tims://n2:3", "wss://n3:1/x", "what", "wss://n4:1"];
+  sockets[0]?.say(messages.OtherNodes, { addresses });
+  return { client, dialled, sockets, dead };
+}
+
+test("a client whose node is gone goes to the others", async () => {
+  const { client, dialled, sockets, dead } = await connectedAmongNodes();
+  dead.add("wss://home/there").add("wss://n2:1/ws");
+  sockets[0]?.lose();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.ok(client.isConnected);
+  assert.deepEqual(dialled.slice(1), ["wss://home/there", "wss://n2:1/ws", "wss://n4:1/ws"]);
+  // It comes back to where it was last, and knows the way home.
+  dead.clear();
+  dead.add("wss://n4:1/ws");
+  sockets[1]?.lose();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(dialled.slice(4), ["wss://n4:1/ws", "wss://home/there"]);
+  client.close();
+});
+
+test("a client that is to go away goes where somebody is", async () => {
+  const { client, dialled, sockets, dead } = await connectedAmongNodes();
+  dead.add("wss://n9:1/ws").add("wss://n2:1/ws");
+  sockets[0]?.say(messages.GoAway, { reason: 1, address: "n9:1", spreadMs: 0 });
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(dialled.slice(1), ["wss://n9:1/ws", "wss://n2:1/ws", "wss://n4:1/ws"]);
+  assert.equal(sockets[0]?.last("CLOSE").fields.code, Code.bye);
+  client.close();
+});
+
+test("who shuts down is tried last", async () => {
+  const { client, dialled, sockets } = await connectedAmongNodes();
+  sockets[0]?.say(messages.Close, {
+    code: Code.shutting_down, retry: true, retryAfterMs: 0, text: "" });
+  await settle(5);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(dialled.slice(1), ["wss://n2:1/ws"]);
+  client.close();
+});
+
 test("account streams and contacts reach their listeners", async () => {
   const { client, socket } = await connected();
   const told = /** @type {any[]} */ ([]);

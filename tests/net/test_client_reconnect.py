@@ -45,6 +45,8 @@ class Network:
     """Where the client dials: each connection is one more scripted server."""
 
     refuses: int = 0
+    #: Where nobody says yes or no.
+    silent: set[Address | None] = attrs.Factory(set)
     dialled: list[tuple[float, Address | None]] = attrs.Factory(list)
     servers: list[ScriptedServer] = attrs.Factory(list)
     _next: trio.MemorySendChannel[ScriptedServer] = attrs.field(init=False)
@@ -56,6 +58,8 @@ class Network:
     async def dial(self, where: Address | None) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
         self.dialled.append((trio.current_time(), where))
+        if where in self.silent:
+            await trio.sleep_forever()
         if self.refuses:
             self.refuses -= 1
             raise ConnectFailed("nobody there")
@@ -588,6 +592,91 @@ async def test_going_elsewhere_without_a_loss(autojump_clock: MockClock) -> None
             assert seqs == [1, 2, 3, 4, 5]
             await wait_all_tasks_blocked()
             assert await source.send(b"y") == 1
+
+
+NODES = [Address(f"n{i}", 7600) for i in (2, 3)]
+OTHER_NODES = messages.OtherNodes(addresses=["tim://n2", "tim://n3:7600", "tims://n4", "wss://n5"])
+
+
+async def test_when_its_node_is_gone_it_asks_the_others(autojump_clock: MockClock) -> None:
+    async with connected() as (client, server, network):
+        await server.send(OTHER_NODES)
+        network.refuses = 5
+        await lose(server)
+        await network.accept()
+        await client.wait_connected()
+        dialled = [where for _, where in network.dialled[1:]]
+        # Where it was, then the others: that is one attempt. Then all over again.
+        assert dialled[0] is dialled[3] is None
+        assert {*dialled[1:3]} == {*dialled[4:6]} == {*NODES}
+        assert network.dialled[3][0] <= 3 * 0.25
+        # Where it has come to, it stays.
+        await lose(network.servers[-1])
+        await network.accept()
+        await client.wait_connected()
+        assert network.dialled[-1][1] == dialled[-1]
+
+
+async def test_a_node_that_shuts_down_is_tried_last(autojump_clock: MockClock) -> None:
+    async with connected() as (client, server, network):
+        await server.send(OTHER_NODES, close(Code.SHUTTING_DOWN))
+        await network.accept()
+        await client.wait_connected()
+        assert network.dialled[-1][1] in NODES
+
+
+async def test_a_machine_that_does_not_answer_is_not_waited_for(autojump_clock: MockClock) -> None:
+    async with connected() as (client, server, network):
+        network.silent.add(None)
+        await server.send(OTHER_NODES)
+        began = trio.current_time()
+        await lose(server)
+        await network.accept()
+        await client.wait_connected()
+        assert trio.current_time() - began <= 2 + 2 * 0.25
+
+
+async def test_a_node_that_refuses_does_not_speak_for_all(autojump_clock: MockClock) -> None:
+    async with connected() as (client, server, network), trio.open_nursery() as nursery:
+        await server.send(OTHER_NODES, close(Code.OVERLOADED))
+
+        async def refuse_then_accept() -> None:
+            other = await network._got.receive()
+            await other.expect(messages.Hello)
+            await other.send(close(Code.BANNED))
+            await network.accept()
+
+        nursery.start_soon(refuse_then_accept)
+        await wait_all_tasks_blocked()
+        assert not client.is_connected
+        with trio.fail_after(20):
+            await client.wait_connected()
+        first, second = (where for _, where in network.dialled[1:])
+        assert {first, second} == {*NODES}
+
+
+async def test_it_leaves_for_where_somebody_is(autojump_clock: MockClock) -> None:
+    async with connected() as (client, old, network):
+        await old.send(OTHER_NODES)
+        network.refuses = 2
+        await old.send(messages.GoAway(reason=1, address="gone:1", spread_ms=0))
+        await network.accept()
+        farewell, _ = await old.expect(messages.Close)
+        assert farewell.code == Code.BYE
+        assert client.is_connected
+        dialled = [where for _, where in network.dialled[1:]]
+        assert dialled[0] == Address("gone", 1)
+        assert {*dialled[1:]} == {*NODES}
+
+
+async def test_to_renew_its_sign_in_it_stays_at_its_node(autojump_clock: MockClock) -> None:
+    async with connected() as (client, old, network):
+        await old.send(OTHER_NODES)
+        await wait_all_tasks_blocked()
+        client._line.session.leave_soon()
+        await network.accept()
+        await old.expect(messages.Close)
+        assert [where for _, where in network.dialled[1:]] == [None]
 
 
 async def test_a_server_that_only_stops_is_left_at_its_end(autojump_clock: MockClock) -> None:

@@ -83,7 +83,7 @@ def test_all_types_are_there() -> None:
     expected = {*range(0x01, 0x05), *range(0x10, 0x20), *range(0x20, 0x27), *range(0x30, 0x38)}
     one_way = {0x04, 0x1B, 0x32, 0x33, 0x35, 0x36, 0x37}
     expected |= {number + 0x80 for number in expected - one_way}
-    expected |= {0x80, *range(0x60, 0x6C)}
+    expected |= {0x80, *range(0x60, 0x6D)}
     assert {type_of(message) for message in MESSAGES} == expected
     assert {number for number in range(-1, 300) if is_known_type(number)} == expected
     assert len(MESSAGES) == len(expected)
@@ -120,7 +120,7 @@ def test_any_fields_are_a_message_or_unreadable(message: type, fields: bytes) ->
     assert fields.startswith(fields_of(value)), "each value has one spelling"
 
 
-@pytest.mark.parametrize("number", [0x00, 0x05, 0x3F, 0x40, 0x41, 0x6C, 0x84, 0xFF])
+@pytest.mark.parametrize("number", [0x00, 0x05, 0x3F, 0x40, 0x41, 0x6D, 0x84, 0xFF])
 def test_an_unknown_type(number: int) -> None:
     with pytest.raises(UnreadableFields, match=f"type {number:#04x}"):
         decode(number, b"")

@@ -19,7 +19,7 @@ import trio
 from tim_trio.cluster.directory import EtcdDirectory
 from tim_trio.cluster.link import NodeLink
 from tim_trio.cluster.links import DEAD_S, Links
-from tim_trio.cluster.membership import EventLog, Membership
+from tim_trio.cluster.membership import EventLog, Membership, NodeInfo
 from tim_trio.cluster.minding import Minder
 from tim_trio.cluster.room import Bond, RoomHost, SharedRoom
 from tim_trio.cluster.tree import (
@@ -507,6 +507,14 @@ class Cluster(RoomHost):
                 self.drop(room, reason, now)
 
     # By themselves
+
+    def other_members(self) -> list[NodeInfo]:
+        """Return the nodes that take clients, but for this one."""
+        return [
+            info
+            for info in self.membership.nodes.values()
+            if info.name != self.me and not info.draining
+        ]
 
     def members_changed(self) -> None:
         """The membership has another view: tell who is out, and rank all rooms anew."""

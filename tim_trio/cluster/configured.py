@@ -22,12 +22,17 @@ class ClusterConfigError(TimError):
 
 
 def cluster_settings(
-    config: ServerConfig, bound: Sequence[str], bound_links: Sequence[str] = ()
+    config: ServerConfig,
+    bound: Sequence[str],
+    bound_links: Sequence[str] = (),
+    *,
+    shares_port: bool = False,
 ) -> ClusterSettings:
     """Return how this server takes part. Blocks: it reads files.
 
     ``bound``: the addresses its plain TCP listeners have, as ``HOST:PORT``;
-    ``bound_links``: those of its link port.
+    ``bound_links``: those of its link port; ``shares_port``: clients do not choose which
+    of several processes takes them.
 
     Raises:
         ClusterConfigError, SecretFileError, TlsFileError: one line that says what is wrong.
@@ -41,6 +46,7 @@ def cluster_settings(
     return ClusterSettings(
         endpoints=parse_endpoints(config.cluster),
         address=address,
+        public=_public(config, address, shares_port=shares_port),
         link_tls=link_tls,
         link_address=_link_address(config, address, bound_links),
         secret=read_secret(Path(config.cluster_secret_file)),
@@ -62,6 +68,13 @@ def _advertised(config: ServerConfig, bound: Sequence[str]) -> str:
     raise ClusterConfigError(
         "advertise: other nodes must know where this one is; give --advertise HOST:PORT"
     )
+
+
+def _public(config: ServerConfig, address: str, *, shares_port: bool) -> tuple[str, ...]:
+    """Return where clients are told that they reach this node."""
+    if config.public:
+        return () if config.public == ("none",) else config.public
+    return () if shares_port or not config.tcp else (f"tim://{address}",)
 
 
 def _link_address(config: ServerConfig, address: str, bound_links: Sequence[str]) -> str:

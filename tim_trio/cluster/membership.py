@@ -10,6 +10,7 @@ Source: docs/cluster.md, "Members".
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from tim_trio.net.client.plain_nursery import open_plain_nursery
 LEASE_S: Final = 5
 _NAME_PATIENCE_S: Final = 2.0
 _RETRY_S: Final = 0.25
+_GLANCE_S: Final = 0.5
 
 
 class EventLog(Protocol):
@@ -50,6 +52,7 @@ class NodeInfo:
         incarnation: differs each time the node starts, and rises.
         draining: it is about to leave and takes no rooms.
         link: where they reach it with TLS; empty for links in plain TCP to ``address``.
+        public: where clients reach it, as ``SCHEME://HOST:PORT``.
     """
 
     name: str
@@ -58,6 +61,7 @@ class NodeInfo:
     incarnation: int = 0
     draining: bool = False
     link: str = ""
+    public: tuple[str, ...] = ()
 
     def dump(self) -> bytes:
         return json.dumps(attrs.asdict(self)).encode()
@@ -74,6 +78,7 @@ class NodeInfo:
                 incarnation=int(values["incarnation"]),
                 draining=bool(values["draining"]),
                 link=str(values.get("link", "")),
+                public=tuple(map(str, values.get("public", ()))),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not what a node writes: {error!r}") from None
@@ -243,6 +248,11 @@ class Membership:
             {info.name: info.weight for info in self.nodes.values() if not info.draining}
         )
         self.on_change()
+
+    async def look_again(self) -> None:
+        """See who is there, unless etcd does not answer at once."""
+        with trio.move_on_after(_GLANCE_S), contextlib.suppress(ClusterError):
+            self._on_snapshot(await self.client.snapshot(f"{self.prefix}nodes/"))
 
     async def withdraw(self) -> None:
         """Take no more rooms, while still being there: the first step of a drain.

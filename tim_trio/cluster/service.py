@@ -28,6 +28,7 @@ from tim_trio.core.relations import MemoryRelations
 from tim_trio.errors import ClusterError
 from tim_trio.log import get_logger
 from tim_trio.net.client.plain_nursery import open_plain_nursery
+from tim_trio.net.other_nodes import address_for
 from tim_trio.net.server import Server
 from tim_trio.net.tls import NodeTls
 
@@ -42,7 +43,8 @@ class ClusterSettings:
 
     Attributes:
         endpoints: etcd's base URLs.
-        address: ``HOST:PORT`` where other nodes and clients reach this node.
+        address: ``HOST:PORT`` where other nodes reach this node.
+        public: where clients do, as ``SCHEME://HOST:PORT``.
         secret: what all nodes of the cluster know.
         prefix: of all keys in etcd; clusters that share an etcd differ in it.
     """
@@ -50,6 +52,7 @@ class ClusterSettings:
     endpoints: Sequence[str]
     address: str
     secret: bytes = attrs.field(repr=False)
+    public: tuple[str, ...] = ()
     weight: int = 1
     fanout: int = 64
     user: str = ""
@@ -81,28 +84,35 @@ class Node:
             while self.cluster.me in self.cluster.membership.placement.weights:  # noqa: ASYNC110
                 await trio.sleep(0.02)
 
-    def refuge(self) -> str:
-        """Return the address of another node for a client that has to leave; empty for none.
+    def refuge(self, scheme: str) -> str:
+        """Return where a client goes that has to leave, and has come by ``scheme``; empty
+        for nowhere.
 
         Not one that we have lost sight of, if there is another: we may be the last
         to hear that it is gone. And one of the third that started last: in a rolling
         restart they have it behind them, and their clients need not move again.
         """
+        ours = self.cluster.membership.me.public
         others = [
-            info
-            for info in self.cluster.membership.nodes.values()
-            if info.name != self.cluster.me and not info.draining
+            (info, address)
+            for info in self.cluster.other_members()
+            if (address := address_for(scheme, info.public)) and address not in ours
         ]
-        found = [info for info in others if info.name not in self.cluster.links.lost] or others
-        found.sort(key=lambda info: info.incarnation, reverse=True)
-        return random.choice(found[: math.ceil(len(found) / 3)]).address if found else ""
+        found = [each for each in others if each[0].name not in self.cluster.links.lost] or others
+        found.sort(key=lambda each: each[0].incarnation, reverse=True)
+        if not found:
+            return ""
+        _, address = random.choice(found[: math.ceil(len(found) / 3)])
+        return address.partition("://")[2]
 
     @property
     def is_expelled(self) -> bool:
         return self.cluster.membership.expelled.is_set()
 
     async def wait_expelled(self) -> None:
+        """Wait until this node is out, and knows who is not, so as to send its clients there."""
         await self.cluster.membership.expelled.wait()
+        await self.cluster.membership.look_again()
 
 
 @contextlib.asynccontextmanager
@@ -125,6 +135,7 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
             weight=settings.weight,
             incarnation=new_incarnation(),
             link=settings.link_address,
+            public=settings.public,
         )
         directory = EtcdDirectory(client, settings.prefix)
         membership = Membership(
@@ -148,7 +159,15 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
             links,
             fanout=settings.fanout,
         )
-        membership.on_change = cluster.members_changed
+
+        def on_change() -> None:
+            cluster.members_changed()
+            # Behind a port that several share, who comes again may find another of them.
+            server.directions.update(
+                [set(info.public).difference(me.public) for info in cluster.other_members()]
+            )
+
+        membership.on_change = on_change
         if isinstance(server.gate.relations, MemoryRelations):
             _log.warning("contacts and blocks hold on this node alone: set database_url")
         bans = server.authenticator.bans

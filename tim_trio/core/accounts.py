@@ -172,6 +172,7 @@ class Gate(Generic[H]):
 
     Attributes:
         on_known: called with each holder that has authenticated, nodes included.
+        on_signed_in: called with each client, behind the answer that says so.
     """
 
     authenticator: Authenticator = attrs.field(factory=OpenAuthenticator)
@@ -180,3 +181,4 @@ class Gate(Generic[H]):
     #: Who of the other nodes may link to this one; None on a single node.
     links: LinkGate | None = None
     on_known: Callable[[H], None] = lambda _: None
+    on_signed_in: Callable[[H], None] = lambda _: None

@@ -233,6 +233,8 @@ class Session:
             )
         if answer is not None:
             self.outbox.put_control(encode(answer, frame.request_id), now)
+            if isinstance(answer, AuthenticateAnswer) and self.member is not None:
+                self.gate.on_signed_in(self)
 
     def _greet(self, frame: ControlFrame, now: float) -> None:
         if frame.type != _HELLO:

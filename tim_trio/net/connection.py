@@ -133,6 +133,8 @@ class TcpConnection:
     Attributes:
         session: the conversation; its ``outbox`` is this connection's.
         address: the peer's, without its port.
+        scheme: by which way it came, as its server's address begins; empty for
+            clients that speak another protocol.
     """
 
     __slots__ = (
@@ -149,6 +151,7 @@ class TcpConnection:
         "_turns",
         "accepted_at",
         "address",
+        "scheme",
         "session",
     )
 
@@ -165,6 +168,7 @@ class TcpConnection:
         make_session: Callable[..., Session] = Session,
     ) -> None:
         self.address = address
+        self.scheme = "tims" if isinstance(sock, TlsSocket) else "tim"
         self.accepted_at = trio.current_time()
         self._socket = sock
         self._readiness = readiness

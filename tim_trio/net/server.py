@@ -30,6 +30,7 @@ from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import Arrival, TcpConnection, configure_socket
 from tim_trio.net.heap import trim_heap
 from tim_trio.net.listening import accept_all, is_loopback
+from tim_trio.net.other_nodes import NO_OTHER_NODES, Directions
 from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.net.tls import ServerTls
 from tim_trio.net.tls_socket import TlsSocket
@@ -42,6 +43,7 @@ _FIGURES_INTERVAL_S: Final = 60
 #: Rights end within a second of their time.
 _EXPIRY_INTERVAL_S: Final = 0.5
 _RETRY_PAUSE_S: Final = 1.0
+_DIRECT_S: Final = 0.5
 
 _log = get_logger("server")
 
@@ -68,8 +70,11 @@ class Server:
     #: For connections to the link listeners: other nodes, who show certificates.
     link_tls: ServerTls | None = None
     link_gate: Gate[Session] | None = None
-    #: Returns where clients may go when this server stops; empty for nowhere.
-    refuge: Callable[[], str] = str
+    #: Returns where clients that came by a scheme may go when this server stops, as
+    #: HOST:PORT; empty for nowhere.
+    refuge: Callable[[str], str] = lambda _: ""
+    #: Where else they may go at any time.
+    directions: Directions = attrs.field(factory=Directions)
     gate: Gate[Session] = attrs.field(init=False)
     node: Node = attrs.field(init=False)
     manager: RoomManager = attrs.field(init=False)
@@ -84,7 +89,12 @@ class Server:
     def __attrs_post_init__(self) -> None:
         self.node = Node(self.limits)
         self.manager = RoomManager(self.node, _log, self.node_name)
-        self.gate = Gate(self.authenticator, self.relations, on_known=self._note_known)
+        self.gate = Gate(
+            self.authenticator,
+            self.relations,
+            on_known=self._note_known,
+            on_signed_in=self._direct,
+        )
         self.readiness = ReadinessLoop(self.limits.read_together_ms / 1000)
         self._admission = Admission(
             self.node, drop=lambda connection: connection.drop(Code.OVERLOADED)
@@ -114,6 +124,7 @@ class Server:
                 nursery.start_soon(self._keep_alive)
                 nursery.start_soon(self._end_expired)
                 nursery.start_soon(self._follow_revocations)
+                nursery.start_soon(self._follow_directions)
                 nursery.start_soon(self._report)
                 for listener in listeners:
                     nursery.start_soon(self._accept, listener, nursery)
@@ -144,7 +155,9 @@ class Server:
         now = trio.current_time()
         _log.info("draining", connections=len(self.connections), timeout_s=self.drain_timeout_s)
         for connection in list(self.connections):
-            connection.session.go_away(self.drain_timeout_s / 2, now, address=self.refuge())
+            connection.session.go_away(
+                self.drain_timeout_s / 2, now, address=self.refuge(connection.scheme)
+            )
         with trio.move_on_after(self.drain_timeout_s):
             await self._all_gone.wait()
         for connection in list(self.connections):
@@ -254,6 +267,32 @@ class Server:
 
     def _note_known(self, session: Session) -> None:
         self._admission.know(self._of_session[session])
+
+    def _direct(self, session: Session) -> None:
+        """Tell a client that has come where else it may go."""
+        connection = self._of_session[session]
+        if connection.scheme:
+            frame = self.directions.frame_for(connection.scheme, session)
+            if frame != NO_OTHER_NODES:
+                session.outbox.put_control(frame, trio.current_time())
+
+    async def _follow_directions(self) -> None:
+        """Tell all clients when that changes."""
+        while True:
+            await self.directions.changed.wait()
+            # Nodes come in groups, and go so.
+            await trio.sleep(_DIRECT_S)
+            self.directions.changed = trio.Event()
+            await self._direct_all()
+
+    async def _direct_all(self) -> None:
+        for done, connection in enumerate(list(self.connections), 1):
+            session = connection.session
+            if connection.scheme and session.member is not None:
+                frame = self.directions.frame_for(connection.scheme, session)
+                session.outbox.put_control(frame, trio.current_time())
+            if done % _CLOSES_IN_A_ROW == 0:
+                await trio.lowlevel.checkpoint()
 
     async def run(self, connection: TcpConnection) -> None:
         """Serve one connection; the boundary that keeps its faults from the others."""

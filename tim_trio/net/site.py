@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -48,6 +48,17 @@ COMMON_HEADERS: Final[Headers] = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Permissions-Policy", "camera=(self), microphone=(self), display-capture=(self)"),
 )
+
+
+def headers_for(other_hosts: Sequence[str]) -> Headers:
+    """Return what is sent with every response where pages may go on at other nodes."""
+    if not other_hosts:
+        return COMMON_HEADERS
+    others = " ".join(f"ws://{host} wss://{host}" for host in other_hosts)
+    ours = "connect-src 'self'"
+    return tuple((name, value.replace(ours, f"{ours} {others}")) for name, value in COMMON_HEADERS)
+
+
 _NO_STORE: Final[Headers] = (("Cache-Control", "no-store"),)
 _METHODS: Final = frozenset({"GET", "HEAD"})
 #: Where TIM's clients ask for a token or register, without a WebSocket.
@@ -118,6 +129,7 @@ class Site:
         render_figures: for ``/metrics``; a content type and a text.
         may_see_figures: whether a request from elsewhere may, by its Authorization header.
         serve_tim: answers a packet of a client of TIM's, from an address.
+        other_hosts: ``HOST:PORT`` of the cluster's other nodes, whose pages are as good as ours.
     """
 
     pages: Mapping[str, Page]
@@ -126,6 +138,7 @@ class Site:
     render_figures: Callable[[], tuple[str, bytes]]
     may_see_figures: Callable[[Request], bool]
     serve_tim: Callable[[bytes, str], Awaitable[bytes]]
+    other_hosts: Callable[[], Sequence[str]] = tuple
 
     def answer(self, request: Request, caller: Caller) -> Response | Later | Opening:
         """Return the answer to a request.
@@ -171,7 +184,9 @@ class Site:
         origin = request.headers.get("origin")
         if is_tim and origin is not None and not is_of_a_page(origin):
             return
-        if not self.policy.may_connect(origin, request.host):
+        if not any(
+            self.policy.may_connect(origin, host) for host in (request.host, *self.other_hosts())
+        ):
             raise Unservable(
                 HTTPStatus.FORBIDDEN,
                 "this page may not connect; the server's setting web_origins lists who may",

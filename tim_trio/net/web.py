@@ -32,7 +32,7 @@ from tim_trio.net.loop_delay import LoopDelay
 from tim_trio.net.metrics import NodeCollector, make_registry, render
 from tim_trio.net.origin import OriginPolicy
 from tim_trio.net.server import Server
-from tim_trio.net.site import COMMON_HEADERS, Caller, Site, is_forwarded, make_pages, max_body
+from tim_trio.net.site import Caller, Site, headers_for, is_forwarded, make_pages, max_body
 from tim_trio.net.tim.connection import TimConnection, TimOpening
 from tim_trio.net.tim.credentials import Credentials
 from tim_trio.net.tim.form import TimForms
@@ -91,6 +91,7 @@ class WebPort:
             render_figures=partial(render, registry),
             may_see_figures=self._bears_token,
             serve_tim=self._serve_tim,
+            other_hosts=lambda: self.server.directions.web_hosts,
         )
 
     async def serve(
@@ -230,7 +231,7 @@ class WebPort:
         upgrade = await serve_http(
             sock,
             answer,
-            common_headers=COMMON_HEADERS,
+            common_headers=headers_for(self.server.directions.web_hosts),
             timeout_s=timeout_s,
             max_body=max_body,
             take_turn=partial(self._wait_for_turn, address),

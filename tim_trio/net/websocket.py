@@ -289,6 +289,7 @@ class WebSocketConnection(TcpConnection):
             form=form,
             make_session=make_session,
         )
+        self.scheme = "wss" if self.scheme == "tims" else "ws"
         # A message is looked at as a whole; what is read together is kept small instead.
         self._decoder.most_items = sys.maxsize
         self._reader = self._make_reader(opening)

@@ -869,6 +869,12 @@ class ContactChanged:
     state: U8
 
 
+@_frame_type(0x6C)
+@attrs.frozen(kw_only=True)
+class OtherNodes:
+    addresses: list[Text]
+
+
 @_frame_type(0x80)
 @attrs.frozen(kw_only=True)
 class Error:

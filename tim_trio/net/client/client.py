@@ -40,6 +40,7 @@ from tim_trio.net.client.notices import AccountEvent, Reconnected, Reconnecting
 from tim_trio.net.client.session import Session
 from tim_trio.net.client.source import Source
 from tim_trio.net.client.subscription import Subscription
+from tim_trio.net.client.whereabouts import Whereabouts
 from tim_trio.protocol import messages
 from tim_trio.protocol.messages import ListScope, RoomMode, StartFrom
 from tim_trio.protocol.room_ids import format_room_id, is_room_id, parse_room_id
@@ -93,6 +94,7 @@ class Client:
     _nursery: trio.Nursery = attrs.field(repr=False)
     _switchboard: Switchboard = attrs.field(repr=False)
     _credentials: Credentials = attrs.field(repr=False)
+    _whereabouts: Whereabouts = attrs.field(repr=False)
     _subscriptions: dict[int, Subscription] = attrs.Factory(dict)
     _sources: list[Source] = attrs.Factory(list)
     #: Tokens in use or being opened here; the same one twice would be one source.
@@ -601,6 +603,9 @@ class Client:
 
     def on_account_stream(self, session: Session, message: messages.AccountStream) -> None:
         self._switchboard.take(session, message)
+
+    def on_other_nodes(self, message: messages.OtherNodes) -> None:
+        self._whereabouts.learn(message.addresses)
 
     def on_session_over(self, session: Session) -> None:
         """A connection has ended: everything on it waits for the next, or is over."""

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import attrs
 import trio
 
 from tim_trio.net.client.account_streams import Switchboard
@@ -26,12 +25,13 @@ from tim_trio.net.client.credentials import (
     secret_bytes,
 )
 from tim_trio.net.client.dial import client_context, dial
-from tim_trio.net.client.errors import NotATimServer
+from tim_trio.net.client.errors import ConnectFailed, NotATimServer
 from tim_trio.net.client.line import Line
 from tim_trio.net.client.plain_nursery import open_plain_nursery
 from tim_trio.net.client.reconnect import Reconnector
 from tim_trio.net.client.renewal import keep_renewing
 from tim_trio.net.client.session import Session
+from tim_trio.net.client.whereabouts import Whereabouts
 from tim_trio.protocol.messages import RegisterAccount, RegisterAccountAnswer
 from tim_trio.protocol.runs import Run
 
@@ -51,12 +51,14 @@ async def open_client(
     handshake_timeout_s: float = 10.0,
     bounds: Bounds | None = None,
     dial: Dial | None = None,
+    tls: bool = False,
 ) -> AsyncIterator[Client]:
     """As `connect`, over a stream that is connected already; it is closed at the end.
 
     Args:
         dial: opens another stream when this one is lost; None: do not
             reconnect. It raises ConnectFailed where that is not possible.
+        tls: that the stream is TLS, and so all others are to be.
     """
     credentials = Credentials.check(
         account, password=password, session_token=session_token, token=token, device=device
@@ -80,9 +82,14 @@ async def open_client(
         opened.append(session)
         return session
 
-    async def open_another(where: Address | None) -> Session:
+    async def open_another(where: Address | None, patience_s: float) -> Session:
         assert dial is not None
-        return await sign_in(await dial(where))
+        stream = None
+        with trio.move_on_after(patience_s):
+            stream = await dial(where)
+        if stream is None:
+            raise ConnectFailed(f"no answer within {patience_s:g} s")
+        return await sign_in(stream)
 
     opened: list[Session] = []
     async with open_plain_nursery() as nursery:
@@ -91,6 +98,7 @@ async def open_client(
             nursery,
             Switchboard(bounds.account_stream_bytes),
             credentials,
+            Whereabouts(tls),
         )
         client._line.use(await sign_in(stream))
         try:
@@ -170,11 +178,7 @@ async def connect(
     context = await _context(where, tls_ca)
 
     async def open_stream(elsewhere: Address | None) -> trio.abc.Stream:
-        to = where
-        if elsewhere is not None:
-            # Where a server sends us we go as we came to it: never without TLS.
-            to = attrs.evolve(elsewhere, tls=where.tls)
-        return await dial(to, connect_timeout_s, context)
+        return await dial(elsewhere or where, connect_timeout_s, context)
 
     stream = await open_stream(None)
     try:
@@ -188,6 +192,7 @@ async def connect(
             handshake_timeout_s=connect_timeout_s,
             bounds=bounds,
             dial=open_stream if reconnect else None,
+            tls=where.tls,
         ) as client:
             yield client
     except NotATimServer:

@@ -3,11 +3,12 @@
 One task per client. It alone opens further connections, and it alone moves
 sources and subscriptions to them.
 
-Source: protocol.md, section 6 item 5, section 13 (GO_AWAY); docs/client.md.
+Source: protocol.md, section 6 item 5, section 13 (GO_AWAY, OTHER_NODES); docs/client.md.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from tim_trio.errors import ConnectionClosed, RoomError
-from tim_trio.net.client.address import Address, parse_address
+from tim_trio.errors import Code, ConnectionClosed, RoomError
+from tim_trio.net.client.address import Address
 from tim_trio.net.client.errors import ConnectFailed, RequestTimedOut, SourceLost
 from tim_trio.net.client.feed import Feed, credit_window
 from tim_trio.net.client.notices import Reconnected
@@ -30,8 +31,8 @@ from tim_trio.protocol.messages import RoomMode
 if TYPE_CHECKING:
     from tim_trio.net.client.client import Client
 
-#: Opens a signed-in session at an address, or at the usual one.
-Open = Callable[[Address | None], Awaitable[Session]]
+#: Opens a signed-in session at an address, or at the usual one; TCP has so many seconds.
+Open = Callable[[Address | None, float], Awaitable[Session]]
 
 _FIRST_WAIT_S: Final = 0.25
 _LONGEST_WAIT_S: Final = 30.0
@@ -41,18 +42,25 @@ _LASTING_S: Final = 10.0
 _AT_ONCE: Final = 16
 #: For a refusal that may pass but does not say when.
 _ASK_AGAIN_S: Final = 1.0
+#: For a node to answer while others may be there, in the first rounds. A machine that is
+#: gone does not say so.
+_PATIENCE_S: Final = 2.0
+_HASTY_ROUNDS: Final = 2
+#: Closes after which another node is the better choice.
+_ILL: Final = frozenset({Code.SHUTTING_DOWN, Code.OVERLOADED, Code.TOO_MANY_CONNECTIONS})
 
 
 @attrs.define(eq=False)
 class Backoff:
-    """Random waits that grow with each attempt."""
+    """Random waits that grow with each attempt: at one address, or at all that are known."""
 
     _uniform: Callable[[float, float], float] = random.uniform
     attempt: int = 0
 
-    def next_s(self, retry_after_ms: int = 0) -> float:
-        longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(self.attempt, 30))
-        self.attempt += 1
+    def next_s(self, retry_after_ms: int = 0, *, is_new: bool = True) -> float:
+        """Return the next wait; not ``is_new``: within the same attempt."""
+        self.attempt += is_new
+        longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(self.attempt - 1, 30))
         return max(self._uniform(0, longest), retry_after_ms / 1000)
 
     def reset(self) -> None:
@@ -67,7 +75,6 @@ class Reconnector:
     _open: Open
     _reconnect_for_s: float
     _backoff: Backoff = attrs.Factory(Backoff)
-    _elsewhere: Address | None = None
 
     async def run(self) -> None:
         line = self._client._line
@@ -90,24 +97,37 @@ class Reconnector:
         began = trio.current_time()
         deadline = began + self._reconnect_for_s
         error: Exception = lost.connection.closed_error()
-        attempts = 0
+        is_ill = isinstance(error, ConnectionClosed) and error.code in _ILL
+        whereabouts = self._client._whereabouts
+        shunned: set[Address | None] = set()
+        ways: list[Address | None] = []
+        attempts = rounds = 0
         while not self._client._line.is_over:
-            wait_s = self._backoff.next_s(getattr(error, "retry_after_ms", 0))
+            if is_new := not ways:
+                known = whereabouts.after_a_loss(is_ill=is_ill)
+                ways = [way for way in known if way not in shunned]
+                rounds += 1
+                is_hasty = len(ways) > 1 and rounds <= _HASTY_ROUNDS
+            retry_after_ms = getattr(error, "retry_after_ms", 0) if is_new else 0
+            wait_s = self._backoff.next_s(retry_after_ms, is_new=is_new)
             if trio.current_time() + wait_s > deadline:
                 self._give_up(lost, error)
                 return
             await trio.sleep(wait_s)
-            # Where the server has sent us, or where it has always been.
-            where = self._elsewhere if attempts % 2 == 0 else None
+            where = ways.pop(0)
             attempts += 1
             try:
-                session = await self._open(where)
+                session = await self._open(where, _PATIENCE_S if is_hasty else math.inf)
             except (ConnectionClosed, RoomError, ConnectFailed) as failed:
-                if not getattr(failed, "retryable", True):
-                    self._give_up(lost, failed)
-                    return
                 error = failed
+                if not getattr(failed, "retryable", True):
+                    if where in (None, whereabouts.here):
+                        self._give_up(lost, failed)
+                        return
+                    # One node that is set up otherwise does not speak for all.
+                    shunned.add(where)
                 continue
+            whereabouts.arrive(where)
             self._client._line.use(session)
             after_s = trio.current_time() - began
             await self._resume_all(session, after_s, attempts)
@@ -259,21 +279,24 @@ class Reconnector:
         """
         go_away = old.go_away
         assert go_away is not None
-        if go_away.address:
-            try:
-                self._elsewhere = parse_address(f"tim://{go_away.address}")
-            except ValueError:
-                pass  # no address: then where we are
+        whereabouts = self._client._whereabouts
+        whereabouts.send_to(go_away.address)
         if await _over_within(old, random.uniform(0, go_away.spread_ms / 1000)):
             return
         backoff = Backoff()
+        ways: list[Address | None] = []
         while True:
+            if not ways:
+                ways = [whereabouts.here] if old.renews else whereabouts.on_leaving()
+                is_hasty = len(ways) > 1
+            where = ways.pop(0)
             try:
-                new = await self._open(self._elsewhere)
+                new = await self._open(where, _PATIENCE_S if is_hasty else math.inf)
                 break
             except (ConnectionClosed, RoomError, ConnectFailed) as error:
-                retry_after_ms = getattr(error, "retry_after_ms", 0)
-                if await _over_within(old, backoff.next_s(retry_after_ms)):
+                is_new = not ways
+                retry_after_ms = getattr(error, "retry_after_ms", 0) if is_new else 0
+                if await _over_within(old, backoff.next_s(retry_after_ms, is_new=is_new)):
                     return
         try:
             for room in self._client._rooms_in_use():
@@ -285,6 +308,7 @@ class Reconnector:
             await new.connection.aclose()
             await old.connection.wait_over()
             return
+        whereabouts.arrive(where)
         self._client._line.use(new)
         for stream in tuple(self._client._subscriptions.values()):
             if not stream._is_over:

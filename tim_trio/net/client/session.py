@@ -30,6 +30,8 @@ class Owner(Protocol):
 
     def on_account_stream(self, session: Session, message: messages.AccountStream) -> None: ...
 
+    def on_other_nodes(self, message: messages.OtherNodes) -> None: ...
+
     def on_session_over(self, session: Session) -> None: ...
 
 
@@ -41,6 +43,7 @@ class Session:
         feeds: by room.
         sources: by room and number.
         go_away: that we are to leave, once the server or our own clock has said so.
+        renews: it was our clock, and the server is as good as before.
         stirred: set by that, and at the end.
     """
 
@@ -49,6 +52,7 @@ class Session:
     feeds: dict[int, Feed] = attrs.Factory(dict)
     sources: dict[tuple[int, int], Source] = attrs.Factory(dict)
     go_away: messages.GoAway | None = None
+    renews: bool = False
     stirred: trio.Event = attrs.Factory(trio.Event)
 
     def on_run(self, run: Run) -> None:
@@ -83,8 +87,10 @@ class Session:
                 self._owner.on_account_event(event)
             case messages.AccountStream():
                 self._owner.on_account_stream(self, event)
+            case messages.OtherNodes():
+                self._owner.on_other_nodes(event)
             case messages.GoAway():
-                self.go_away = event
+                self.go_away, self.renews = event, False
                 self._owner.on_account_event(event)
                 self.stirred.set()
             case _:
@@ -96,6 +102,7 @@ class Session:
 
     def leave_soon(self) -> None:
         """Have the client go on over another connection, as if the server had said so."""
+        self.renews = True
         self.go_away = messages.GoAway(reason=messages.GoAwayReason.MOVING, address="", spread_ms=0)
         self.stirred.set()
 

@@ -67,6 +67,7 @@ class TimConnection(WebSocketConnection):
             form=forms.of_format[Format.JSON],
             make_session=partial(TimSession, forms=forms, credentials=credentials),
         )
+        self.scheme = ""
 
     def _make_reader(self, opening: Opening) -> Reader:
         assert isinstance(self.session, TimSession)

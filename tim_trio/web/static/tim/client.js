@@ -23,6 +23,7 @@ import { Session } from "./session.js";
 import { Source } from "./source.js";
 import { Feed, Subscription, creditWindow } from "./subscription.js";
 import { TOKEN_BYTES } from "./wire.js";
+import { Whereabouts } from "./whereabouts.js";
 
 /** @typedef {import("./connection.js").Bounds} Bounds */
 
@@ -99,6 +100,7 @@ export class Client {
     this.sessionToken = new Uint8Array();
     /** Why it is over; null while it lives. @type {Error | null} */
     this.error = null;
+    this._whereabouts = new Whereabouts(url, options.random);
     this._dial = options.dial ?? dialByPlatform;
     /** @type {import("./connection.js").Credentials} */
     this._credentials = credentialsOf(options);
@@ -403,9 +405,13 @@ export class Client {
   }
 
   /** Open a signed-in session. */
-  async _openSession() {
+  /**
+   * @param {string} [url]
+   * @param {number} [patienceMs] for a WebSocket to open
+   */
+  async _openSession(url = this.url, patienceMs = Infinity) {
     const session = new Session(this);
-    const connection = await Connection.open(this.url, session, this.bounds, this._dial);
+    const connection = await Connection.open(url, session, this.bounds, this._dial, patienceMs);
     session.connection = connection;
     try {
       const identity = await connection.authenticate(this._credentials);

@@ -145,15 +145,16 @@ export class Connection {
    * @param {Receiver} receiver
    * @param {Readonly<Bounds>} bounds
    * @param {Dial} dial
+   * @param {number} [patienceMs] for the WebSocket to open
    * @returns {Promise<Connection>} once the server has welcomed us
    * @throws {ConnectFailed} nobody answers, or not as a tim_trio server does
    * @throws {ConnectionClosed} the server closed and said why
    */
-  static async open(url, receiver, bounds, dial) {
+  static async open(url, receiver, bounds, dial, patienceMs = Infinity) {
     const socket = dial(url, SUBPROTOCOL);
     const connection = new Connection(socket, receiver, bounds);
     try {
-      await connection._opened();
+      await connection._opened(Math.min(patienceMs, bounds.handshakeTimeoutMs));
       const hello = {
         magic: MAGIC, minVersion: VERSION, maxVersion: VERSION, capabilities: 0, agent: AGENT,
       };
@@ -174,11 +175,14 @@ export class Connection {
     }
   }
 
-  /** @returns {Promise<void>} */
-  _opened() {
+  /**
+   * @param {number} timeoutMs
+   * @returns {Promise<void>}
+   */
+  _opened(timeoutMs) {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(
-        () => reject(new ConnectFailed("no connection in time")), this.bounds.handshakeTimeoutMs,
+        () => reject(new ConnectFailed("no connection in time")), timeoutMs,
       );
       const lost = this._socket.onclose;
       this._socket.onopen = () => {

@@ -246,6 +246,7 @@ export const GoAway = message(0x68, "GO_AWAY", record({ reason: u8, address: tex
 export const PushAsked = message(0x69, "PUSH_ASKED", record({ room, account: text, message: text }));
 export const PushGranted = message(0x6a, "PUSH_GRANTED", inRoom);
 export const ContactChanged = message(0x6b, "CONTACT_CHANGED", record({ account: text, state: u8 }));
+export const OtherNodes = message(0x6c, "OTHER_NODES", record({ addresses: listOf(text) }));
 
 export const ErrorAnswer = message(0x80, "ERROR", record({
   requestType: u8, code: u16, retry: bool, retryAfterMs: u32, text,
@@ -266,7 +267,8 @@ export const MESSAGES = new Map([
   Link, LinkAnswer, LinkSubscribe, LinkSubscribeAnswer, LinkPath, LinkViewers,
   Forward, ForwardAnswer, LinkSource, LinkInvite, LinkExpelled,
   RoomClosedEvent, SourceJoined, SourceLeft, Gap, PushRevoked, Replaced, Viewers,
-  AccountStream, GoAway, PushAsked, PushGranted, ContactChanged, ErrorAnswer,
+  AccountStream, GoAway, PushAsked, PushGranted, ContactChanged, OtherNodes,
+  ErrorAnswer,
 ].map((each) => [each.type, each]));
 
 /**

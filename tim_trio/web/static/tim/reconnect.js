@@ -3,8 +3,9 @@
 // One per client. It alone opens further connections, and it alone moves
 // sources and subscriptions to them.
 //
-// Source: protocol.md, section 6 item 5, section 13 (GO_AWAY).
+// Source: protocol.md, section 6 item 5, section 13 (GO_AWAY, OTHER_NODES).
 
+import { Code } from "./codes.js";
 import { ConnectFailed, ConnectionClosed, RequestTimedOut, RoomError, SourceLost } from "./errors.js";
 import {
   GetRoomInfo, Ping, Pong, Publish, PublishAnswer, RoomInfoAnswer, RoomMode, Subscribe,
@@ -23,7 +24,13 @@ const LASTING_MS = 10_000;
 /** For a refusal that may pass but does not say when. */
 const ASK_AGAIN_MS = 1000;
 
-/** Random waits that grow with each attempt. */
+/** For a node to answer while others may be there, in the first rounds. */
+const PATIENCE_MS = 2000;
+const HASTY_ROUNDS = 2;
+/** Closes after which another node is the better choice. */
+const ILL = new Set([Code.shutting_down, Code.overloaded, Code.too_many_connections]);
+
+/** Random waits that grow with each attempt: at one address, or at all that are known. */
 export class Backoff {
   /** @param {() => number} [random] in [0, 1) */
   constructor(random = Math.random) {
@@ -31,10 +38,13 @@ export class Backoff {
     this.attempt = 0;
   }
 
-  /** @param {number} [retryAfterMs] */
-  next(retryAfterMs = 0) {
-    const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.min(this.attempt, 30));
-    this.attempt += 1;
+  /**
+   * @param {number} [retryAfterMs]
+   * @param {boolean} [isNew] false within the same attempt
+   */
+  next(retryAfterMs = 0, isNew = true) {
+    if (isNew) this.attempt += 1;
+    const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** Math.min(this.attempt - 1, 30));
     return Math.max(this._random() * longest, retryAfterMs);
   }
 
@@ -68,21 +78,38 @@ export class Reconnector {
     if (began - this._since >= LASTING_MS) this._backoff.reset();
     /** @type {unknown} */
     let error = lost;
+    const whereabouts = client._whereabouts;
+    const isIll = ILL.has(/** @type {any} */ (lost.code));
+    const shunned = new Set();
+    /** @type {string[]} */
+    let ways = [];
+    let rounds = 0;
+    let patienceMs = Infinity;
     for (let attempts = 1; !client.isOver; attempts++) {
-      const retryAfterMs = error instanceof ConnectionClosed || error instanceof RoomError
-        ? error.retryAfterMs : 0;
-      const waitMs = this._backoff.next(retryAfterMs);
+      const isNew = ways.length === 0;
+      if (isNew) {
+        ways = whereabouts.afterALoss(isIll).filter((way) => !shunned.has(way));
+        rounds += 1;
+        patienceMs = ways.length > 1 && rounds <= HASTY_ROUNDS ? PATIENCE_MS : Infinity;
+      }
+      const waitMs = this._backoff.next(isNew ? retryAfter(error) : 0, isNew);
       if (performance.now() + waitMs - began > client.bounds.reconnectForMs) break;
       await sleep(waitMs);
       if (client.isOver) return;
+      const where = /** @type {string} */ (ways.shift());
       let session;
       try {
-        session = await client._openSession();
+        session = await client._openSession(where, patienceMs);
       } catch (failed) {
         error = failed;
-        if (!isPassing(failed)) break;
+        if (!isPassing(failed)) {
+          if (where === client.url || where === whereabouts.here) break;
+          // One node that is set up otherwise does not speak for all.
+          shunned.add(where);
+        }
         continue;
       }
+      whereabouts.arrive(where);
       this._since = performance.now();
       client._use(session, attempts);
       await this._resumeAll(session, attempts);
@@ -215,23 +242,31 @@ export class Reconnector {
   /**
    * Leave for another connection before this one ends, with nothing lost.
    *
-   * A page may only connect to where it came from, so the address that GO_AWAY
-   * names is not looked at: whoever answers there now serves the rooms.
-   *
    * @param {Session} old
    */
   async leave(old) {
     const client = this._client;
     if (!client._reconnects) return;
+    const whereabouts = client._whereabouts;
+    whereabouts.sendTo(old.goAway?.address ?? "");
     await sleep(this._random() * (old.goAway?.spreadMs ?? 0));
     const backoff = new Backoff(this._random);
+    /** @type {string[]} */
+    let ways = [];
+    let where = client.url;
+    let patienceMs = Infinity;
     let next;
     while (next === undefined) {
       if (old.connection.isOver || client.isOver) return;
+      if (ways.length === 0) {
+        ways = whereabouts.onLeaving();
+        patienceMs = ways.length > 1 ? PATIENCE_MS : Infinity;
+      }
+      where = /** @type {string} */ (ways.shift());
       try {
-        next = await client._openSession();
+        next = await client._openSession(where, patienceMs);
       } catch {
-        await sleep(backoff.next());
+        await sleep(backoff.next(0, ways.length === 0));
       }
     }
     try {
@@ -247,6 +282,7 @@ export class Reconnector {
       next.connection.close();
       return;
     }
+    whereabouts.arrive(where);
     client._use(next, 0);
     this._since = performance.now();
     for (const stream of [...client._subscriptions.values()]) {
@@ -315,6 +351,11 @@ export class Reconnector {
  */
 function subscribeFields(connection, stream) {
   return { room: stream._room, from: stream._from, credit: creditWindow(connection) };
+}
+
+/** @param {unknown} error */
+function retryAfter(error) {
+  return error instanceof ConnectionClosed || error instanceof RoomError ? error.retryAfterMs : 0;
 }
 
 /** @param {unknown} error */

@@ -4,8 +4,8 @@
 
 import { RoomClosed, SourceReplaced, SourceRevoked } from "./errors.js";
 import {
-  AccountStream, ContactChanged, Credit, Gap, GoAway, PushAsked, PushGranted, PushRevoked, Replaced,
-  RoomClosedEvent, SourceJoined, SourceLeft, Viewers,
+  AccountStream, ContactChanged, Credit, Gap, GoAway, OtherNodes, PushAsked, PushGranted, PushRevoked,
+  Replaced, RoomClosedEvent, SourceJoined, SourceLeft, Viewers,
 } from "./messages.js";
 import { formatRoomId } from "./room_ids.js";
 
@@ -86,6 +86,9 @@ export class Session {
         break;
       case ContactChanged:
         this._client._emit("contactChanged", fields);
+        break;
+      case OtherNodes:
+        this._client._whereabouts.learn(fields.addresses);
         break;
       case GoAway:
         if (this.goAway === null) {
