@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import trio
 
@@ -10,8 +12,15 @@ from tests.cluster.nodes import cloud, eventually
 from tim_trio.cluster.links import Links
 from tim_trio.errors import Code, NoSuchRoom, PermissionDenied, RoomError
 from tim_trio.limits import KIB, Limits
-from tim_trio.protocol.messages import NodeState, Right, SubscriberState
-from tim_trio.protocol.room_ids import FIRST_ROOM_ID, parse_room_id
+from tim_trio.net.client import Client
+from tim_trio.protocol.messages import (
+    UNKNOWN_SOURCES,
+    UNKNOWN_VIEWERS,
+    NodeState,
+    Right,
+    SubscriberState,
+)
+from tim_trio.protocol.room_ids import FIRST_ROOM_ID, format_room_id, parse_room_id
 
 
 async def test_figures_of_every_node(
@@ -100,3 +109,65 @@ async def test_answers_fit_into_frames(etcd: EtcdMember, prefix: str) -> None:
             node = await alice.figures.node()
             assert [entry.node for entry in node.nodes] == [long]
         await eventually(lambda: not nodes[long].server.node.connections, "she has left")
+
+
+async def test_listed_rooms_say_who_is_in_them_wherever_that_is(
+    etcd: EtcdMember, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        cloud(etcd.url, prefix, "a", "b", "c") as nodes,
+        nodes["a"].client("alice") as alice,
+        nodes["b"].client("bob") as bob,
+        nodes["c"].client("carol") as carol,
+    ):
+        rooms = [await alice.register_room() for _ in range(8)]
+        while len({nodes.relay_of(room).name for room in rooms}) < 3:
+            rooms.append(await alice.register_room())
+        used = {nodes.relay_of(room).name: room for room in rooms}
+        for room in used.values():
+            await alice.grant(room, "bob")
+        async with contextlib.AsyncExitStack() as stack:
+            for room in used.values():
+                await stack.enter_async_context(bob.publish(room))
+                await stack.enter_async_context(bob.subscribe(room))
+                await stack.enter_async_context(carol.subscribe(room))
+
+            async def listed(client: Client, **scope: bool) -> dict[str, tuple[int, int]]:
+                entries = await client.list_rooms(**scope)
+                return {format_room_id(one.room): (one.viewers, one.sources) for one in entries}
+
+            expected = {room: (2, 1) if room in used.values() else (0, 0) for room in rooms}
+            with trio.fail_after(15):  # viewers are counted now and then
+                while not (  # noqa: ASYNC110 - no event says so
+                    await listed(alice)
+                    == await listed(alice, all_rooms=True)
+                    == await listed(carol, all_rooms=True)
+                    == expected
+                ):
+                    await trio.sleep(0.05)
+            granted = await listed(bob)
+            assert granted == dict.fromkeys(used.values(), (2, 1))
+
+            # Whom nobody can ask, nobody knows of.
+            monkeypatch.setattr(Links, "with_link", lambda self, peer, use: use(None))
+            unknown = (UNKNOWN_VIEWERS, UNKNOWN_SOURCES)
+            heard = await listed(alice)
+            for room in rooms:
+                if room not in used.values() and nodes.relay_of(room).name != "a":
+                    assert heard[room] in (unknown, (0, 0))
+                else:
+                    assert heard[room] in (unknown, expected[room])
+            assert unknown in heard.values()
+            assert heard[used["a"]] == (2, 1)
+
+
+async def test_many_rooms_are_listed_in_small_frames(etcd: EtcdMember, prefix: str) -> None:
+    limits = Limits(max_frame_bytes=4 * KIB, max_init_bytes=KIB, backlog_bytes=16 * KIB)
+    creator = "名" * 60
+    async with (
+        cloud(etcd.url, prefix, "a", limits=limits) as nodes,
+        nodes["a"].client(creator) as alice,
+    ):
+        rooms = {await alice.register_room() for _ in range(30)}
+        listed = await alice.list_rooms()
+        assert {format_room_id(entry.room) for entry in listed} == rooms

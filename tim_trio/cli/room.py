@@ -13,7 +13,7 @@ from tim_trio.cli.progress import format_bytes
 from tim_trio.cli.runner import run
 from tim_trio.net.client import Client
 from tim_trio.net.client.client import Mode
-from tim_trio.protocol.messages import Role, RoomInfo, SourceInfo
+from tim_trio.protocol.messages import UNKNOWN_SOURCES, UNKNOWN_VIEWERS, Role, RoomInfo, SourceInfo
 from tim_trio.protocol.room_ids import format_room_id
 
 
@@ -143,10 +143,15 @@ def list_(all_rooms: bool, login: Login) -> int:
         for entry in rooms:
             click.echo(
                 f"{format_room_id(entry.room)}  {entry.mode.name.lower():8}  "
-                f"{_role(entry.role):8}  {entry.viewers:7}  {entry.sources:7}  {entry.creator}"
+                f"{_role(entry.role):8}  {_count(entry.viewers, UNKNOWN_VIEWERS):>7}  "
+                f"{_count(entry.sources, UNKNOWN_SOURCES):>7}  {entry.creator}"
             )
 
     return _run(login, act, denied="only operators may list every room")
+
+
+def _count(number: int, unknown: int) -> str:
+    return "?" if number == unknown else str(number)
 
 
 def _role(role: int) -> str:

@@ -17,26 +17,21 @@ import trio
 from tim_trio.cluster.bans import SharedBans
 from tim_trio.cluster.cluster import Cluster
 from tim_trio.cluster.devices import Devices
-from tim_trio.cluster.directory import EtcdDirectory
-from tim_trio.cluster.link import NodeLink
+from tim_trio.cluster.forwarding import ForwardedMember, Forwarding
+from tim_trio.cluster.managers_directory import unavailable
 from tim_trio.cluster.room import SharedRoom
+from tim_trio.cluster.room_lists import RoomLists
 from tim_trio.core.accounts import Gate
-from tim_trio.core.directory import RoomRecord
 from tim_trio.core.figures import load_bytes, room_for_entries
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
-from tim_trio.core.outbox import Outbox
-from tim_trio.core.requests import carry_out
 from tim_trio.core.session import Session
 from tim_trio.errors import (
     ClusterError,
     Code,
     CreatorAbsent,
-    RemoteProtocolError,
-    RoomError,
     room_error,
 )
-from tim_trio.protocol.decoder import ControlFrame, Decoder
 from tim_trio.protocol.messages import (
     AccountSend,
     AccountSendAnswer,
@@ -46,13 +41,9 @@ from tim_trio.protocol.messages import (
     BanKind,
     Error,
     Figure,
-    Forward,
-    ForwardAnswer,
     GetRoomInfo,
     Grant,
     ListRooms,
-    ListRoomsAnswer,
-    ListScope,
     NodeEntry,
     NodeFigures,
     NodeFiguresAnswer,
@@ -64,15 +55,11 @@ from tim_trio.protocol.messages import (
     RemoveRoom,
     Revoke,
     Right,
-    Role,
-    RoomEntry,
     RoomFigures,
     RoomFiguresAnswer,
     RoomLoad,
     Subscribe,
     SubscriberFigures,
-    UnreadableFields,
-    decode,
     encode,
 )
 from tim_trio.protocol.room_ids import is_room_id
@@ -89,57 +76,6 @@ _SHOWN: Final = 4
 _NODE_BYTES: Final = 5
 
 
-class ForwardedMember(Member):
-    """An account that is connected to another node."""
-
-
-def _unavailable(error: ClusterError) -> RoomError:
-    del error  # for the log at most; no exception's text reaches a peer
-    return room_error(Code.DIRECTORY_UNAVAILABLE)
-
-
-@attrs.define(eq=False)
-class ManagersDirectory:
-    """The directory as the room manager sees it: its errors are answers."""
-
-    directory: EtcdDirectory
-    nursery: trio.Nursery
-
-    async def add_room(self, record: RoomRecord) -> bool:
-        try:
-            return await self.directory.add_room(record)
-        except ClusterError as error:
-            raise _unavailable(error) from error
-
-    async def find_room(self, room: int) -> RoomRecord | None:
-        try:
-            return await self.directory.find_room(room)
-        except ClusterError as error:
-            raise _unavailable(error) from error
-
-    async def update_room(self, record: RoomRecord) -> None:
-        try:
-            await self.directory.update_room(record)
-        except ClusterError as error:
-            raise _unavailable(error) from error
-
-    async def remove_room(self, room: int) -> None:
-        """Never fails: what etcd does not take now it gets later."""
-        try:
-            await self.directory.remove_room(room)
-        except ClusterError:
-            self.nursery.start_soon(self._remove_later, room)
-
-    async def _remove_later(self, room: int) -> None:
-        while True:
-            await trio.sleep(_RETRY_S)
-            try:
-                await self.directory.remove_room(room)
-            except ClusterError:
-                continue
-            return
-
-
 @attrs.define(eq=False)
 class Requests:
     """Implements the core's `Elsewhere`."""
@@ -149,9 +85,14 @@ class Requests:
     #: Where accounts are somebody else's.
     bans: SharedBans | None = None
     devices: Devices = attrs.field(init=False)
+    forwarding: Forwarding = attrs.field(init=False)
+    _lists: RoomLists = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.devices = Devices(self.cluster, self.gate.relations, self._forward)
+        self.forwarding = Forwarding(self.cluster, self.gate)
+        self._lists = RoomLists(self.cluster, self.forwarding.send)
+        self.devices = Devices(self.cluster, self.gate.relations, self.forwarding.send)
+        self.forwarding.take_event = self.devices.take
 
     @property
     def manager(self) -> RoomManager:
@@ -163,7 +104,7 @@ class Requests:
         try:
             return await self._prepare(member, request, now)
         except ClusterError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     async def _prepare(self, member: Member, request: object, now: float) -> object | None:
         cluster = self.cluster
@@ -183,7 +124,8 @@ class Requests:
                 if member.rights & Right.OPERATOR:
                     return await self._at_relay(member, request, now)
             case ListRooms():
-                return await self._list(member, request)
+                if not isinstance(member, ForwardedMember):
+                    return await self._lists.answer(member, request)
             case NodeFigures() | RoomFigures() | SubscriberFigures():
                 return await self._figures_elsewhere(member, request)
         return None
@@ -203,7 +145,9 @@ class Requests:
             return None
         if isinstance(member, ForwardedMember):
             return None  # who forwards has picked the node
-        answer = await self._forward(node, member.account, encode(request, 1), int(member.rights))
+        answer = await self.forwarding.send(
+            node, member.account, encode(request, 1), int(member.rights)
+        )
         if answer is None:
             raise room_error(Code.PATH_LOST)
         if isinstance(answer, Error):
@@ -262,7 +206,7 @@ class Requests:
         for node in ranking[:2]:
             if node == self.cluster.me:
                 return await self._as_relay(member, request, now)
-            answer = await self._forward(
+            answer = await self.forwarding.send(
                 node, member.account, encode(request, 1), int(member.rights)
             )
             if answer is not None:
@@ -299,29 +243,6 @@ class Requests:
             room.asks.note(member.account, now)
         return AskToPushAnswer(told=here + elsewhere)
 
-    async def _list(self, member: Member, request: ListRooms) -> ListRoomsAnswer:
-        if request.scope is ListScope.ALL and not member.rights & Right.OPERATOR:
-            raise room_error(Code.PERMISSION_DENIED, "listing all rooms needs the operator right")
-        limit = min(request.limit or _LIST_LIMIT, _LIST_LIMIT)
-        directory = self.cluster.directory
-        if request.scope is ListScope.ALL:
-            more, records = await directory.all_rooms(request.after, limit)
-            found = [(record, _role(record, member.account)) for record in records]
-        else:
-            more, found = await directory.rooms_of(member.account, request.after, limit)
-        return ListRoomsAnswer(more=more, rooms=[self._entry(*each) for each in found])
-
-    def _entry(self, record: RoomRecord, role: Role) -> RoomEntry:
-        room = self.cluster.room(record.room)
-        return RoomEntry(
-            room=record.room,
-            mode=record.mode,
-            creator=record.creator,
-            role=role,
-            viewers=room.viewers if room is not None else 0,
-            sources=len(room.sources) if room is not None else 0,
-        )
-
     # After it was carried out here
 
     async def finish(self, member: Member, request: object, answer: object, now: float) -> object:
@@ -338,7 +259,7 @@ class Requests:
                 try:
                     await self.bans.share(request.account, member.account, request.reason)
                 except ClusterError as error:
-                    raise _unavailable(error) from error
+                    raise unavailable(error) from error
         return answer
 
     def _with_nodes(self, answer: NodeFiguresAnswer) -> NodeFiguresAnswer:
@@ -373,111 +294,3 @@ class Requests:
             await self.devices.tell(account, event)
         except ClusterError as error:
             self.cluster.log.warning("other nodes were not told", error=str(error))
-
-    async def _forward(self, node: str, account: str, frame: bytes, rights: int) -> object | None:
-        """Have a frame carried out at a node and return the answer; None where it cannot
-        be reached, or takes no more now."""
-        answers: list[bytes] = []
-        done = trio.Event()
-
-        def on_answer(answer: object) -> None:
-            if isinstance(answer, ForwardAnswer):
-                answers.append(answer.frame)
-            done.set()
-
-        def send(link: NodeLink | None) -> None:
-            if link is None or not self._has_room(link, len(frame)):
-                done.set()
-            else:
-                forward = Forward(account=account, frame=frame, rights=rights)
-                link.ask(forward, on_answer, trio.current_time())
-
-        with trio.move_on_after(_FORWARD_S):
-            self.cluster.links.with_link(node, send)
-            await done.wait()
-        return _read(answers[0]) if answers else None
-
-    def _has_room(self, link: NodeLink, size: int) -> bool:
-        """Say whether a frame may wait for a node: the streams over its link are not to
-        end because accounts here say more than it takes."""
-        bound = self.manager.node.limits.control_backlog_bytes // 2
-        waiting = link.outbox.control.pending_bytes
-        return not waiting or waiting + size <= bound
-
-    # What other nodes forward
-
-    def on_forward(self, link: NodeLink, message: object, request_id: int, now: float) -> None:
-        if isinstance(message, Forward):
-            self.cluster.nursery.start_soon(self._serve, link, message, request_id)
-
-    async def _serve(self, link: NodeLink, forward: Forward, request_id: int) -> None:
-        now = trio.current_time()
-        try:
-            answer, number = await self._carry_out_forwarded(forward, now)
-        except Exception as failure:
-            # Its own task: what escapes would end the node.
-            self.cluster.log.error("internal error", node=link.peer, exc_info=failure)
-            answer, number = _error_of(room_error(Code.UNAVAILABLE), 0), 1
-        if not link.is_over:
-            done = ForwardAnswer(frame=encode(answer, number))
-            link.tell(done, trio.current_time(), request_id)
-
-    async def _carry_out_forwarded(self, forward: Forward, now: float) -> tuple[object, int]:
-        limits = self.manager.node.limits
-        decoder = Decoder(
-            max_frame_bytes=limits.max_frame_bytes, max_init_bytes=limits.max_init_bytes
-        )
-        try:
-            (frame,) = decoder.feed(forward.frame)
-            if not isinstance(frame, ControlFrame):
-                raise UnreadableFields("not a control frame")
-            request = decode(frame.type, frame.fields)
-            if _FIRST_EVENT <= frame.type <= _LAST_EVENT:
-                told = self.devices.take(forward.account, request, forward.frame)
-                if told is None:
-                    raise UnreadableFields("not an event for an account")
-                return AskToPushAnswer(told=told), 1
-        except (RemoteProtocolError, UnreadableFields, ValueError):
-            return _error_of(room_error(Code.BAD_REQUEST), 0), 1
-        outbox = Outbox(len, self.manager.node, start_writer=_never, on_abort=_never)
-        member = ForwardedMember(forward.account, outbox, Right(forward.rights))
-        try:
-            answer = await carry_out(
-                self.manager, self.gate, member, request, frame.request_id, now
-            )
-        except RoomError as error:
-            return _error_of(error, frame.type), frame.request_id
-        if answer is None:
-            answer = _error_of(room_error(Code.NOT_SUPPORTED), frame.type)
-        return answer, frame.request_id
-
-
-def _never() -> None:
-    """A forwarded account has no wire of its own."""
-
-
-def _role(record: RoomRecord, account: str) -> Role:
-    if record.creator == account:
-        return Role.CREATOR
-    return Role.GRANTED if account in record.granted else Role.OPERATOR
-
-
-def _read(frame: bytes) -> object:
-    """Return the message of a frame that a node forwarded, an `Error` where it is none."""
-    try:
-        (item,) = Decoder(max_frame_bytes=len(frame), max_init_bytes=len(frame)).feed(frame)
-        if isinstance(item, ControlFrame):
-            return decode(item.type, item.fields)
-    except (RemoteProtocolError, UnreadableFields, ValueError):
-        pass
-    return _error_of(room_error(Code.UNAVAILABLE), 0)
-
-
-def _error_of(error: RoomError, request_type: int) -> Error:
-    return Error(
-        request_type=request_type,
-        code=error.code,
-        retry=error.retryable,
-        retry_after_ms=error.retry_after_ms,
-        text=error.text,
-    )

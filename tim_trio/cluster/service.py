@@ -20,9 +20,10 @@ from tim_trio.cluster.directory import EtcdDirectory
 from tim_trio.cluster.etcd import EtcdClient, open_etcd
 from tim_trio.cluster.link_port import NoAccounts
 from tim_trio.cluster.links import Links
+from tim_trio.cluster.managers_directory import ManagersDirectory
 from tim_trio.cluster.membership import LEASE_S, Membership, NodeInfo, new_incarnation
 from tim_trio.cluster.presence import Presence
-from tim_trio.cluster.requests import ManagersDirectory, Requests
+from tim_trio.cluster.requests import Requests
 from tim_trio.core.accounts import Gate
 from tim_trio.core.relations import MemoryRelations
 from tim_trio.errors import ClusterError
@@ -176,7 +177,7 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
         presence = Presence(
             membership, directory, _log, lambda account: bool(server.manager.members_of(account))
         )
-        cluster.on_forward = requests.on_forward
+        cluster.on_forward = requests.forwarding.on_forward
         server.manager.directory = ManagersDirectory(directory, nursery)
         server.manager.elsewhere = requests
         server.manager.on_presence = lambda account, _: presence.note(account)

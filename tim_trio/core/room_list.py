@@ -31,14 +31,20 @@ def page(
     rooms = heapq.nsmallest(
         limit + 1, (room for room in among if room.number > after), key=lambda room: room.number
     )
+    entries = cut((_entry(room, account) for room in rooms[:limit]), max_frame_bytes)
+    return len(rooms) > len(entries), entries
+
+
+def cut(entries: Iterable[RoomEntry], max_frame_bytes: int) -> list[RoomEntry]:
+    """Return as many of the first entries as fit into a frame."""
     size = _LIST_HEADER_BYTES
-    entries = []
-    for room in rooms[:limit]:
-        size += _ENTRY_BYTES + len(room.creator.encode())
+    fitting = []
+    for entry in entries:
+        size += _ENTRY_BYTES + len(entry.creator.encode())
         if size > max_frame_bytes:
             break
-        entries.append(_entry(room, account))
-    return len(rooms) > len(entries), entries
+        fitting.append(entry)
+    return fitting
 
 
 def _entry(room: Room, account: str) -> RoomEntry:

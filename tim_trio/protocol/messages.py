@@ -131,6 +131,11 @@ class DeliveryStatus(enum.IntEnum):
     BUSY = 4
 
 
+#: Of an entry of LIST_ROOMS, where nobody could say.
+UNKNOWN_VIEWERS: Final = 0xFFFF_FFFF
+UNKNOWN_SOURCES: Final = 0xFFFF
+
+
 class LinkOutcome(enum.IntEnum):
     ACCEPTED = 0
     REDIRECTED = 1

@@ -167,10 +167,10 @@ function watchForm(session) {
   const list = h("ul", { class: "rooms" });
   const refresh = async () => {
     try {
-      const rooms = (await session.client?.listRooms() ?? []).filter(({ sources }) => sources > 0);
+      const rooms = (await session.client?.listRooms() ?? []).filter(({ sources }) => sources !== 0);
       list.replaceChildren(...rooms.map(({ room, viewers }) => h("li", {},
         h("a", { href: `#watch=${room}`, class: "room-id" }, room),
-        h("span", { class: "hint" }, t("live.viewers", { count: viewers })))));
+        viewers === null ? "" : h("span", { class: "hint" }, t("live.viewers", { count: viewers })))));
       mine.hidden = rooms.length === 0;
     } catch {
       mine.hidden = true;

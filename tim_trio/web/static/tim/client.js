@@ -16,6 +16,7 @@ import {
   Publish, PublishAnswer, RegisterAccount, RegisterAccountAnswer, RegisterRoom, RegisterRoomAnswer,
   RemoveRoom, RemoveRoomAnswer, Revoke, RevokeAnswer, Right, RoomInfoAnswer, RoomMode, SetPolicy,
   SetPolicyAnswer, GetPolicy, GetPolicyAnswer, StartFrom, Subscribe, SubscribeAnswer, Unpublish, Unsubscribe,
+  UNKNOWN_SOURCES, UNKNOWN_VIEWERS,
 } from "./messages.js";
 import { Reconnector, sleep } from "./reconnect.js";
 import { formatRoomId, roomNumber } from "./room_ids.js";
@@ -232,7 +233,8 @@ export class Client {
   }
 
   /**
-   * Return the rooms created by or granted to us; all of them is for operators.
+   * Return the rooms created by or granted to us; all of them is for operators. Viewers and
+   * sources are null where that is not known now.
    *
    * @param {object} [options]
    * @param {boolean} [options.all]
@@ -243,7 +245,11 @@ export class Client {
     for (let after = 0n; ; ) {
       const answer = await this.request(ListRooms, { scope, after, limit: 0 }, ListRoomsAnswer);
       for (const entry of answer.rooms) {
-        rooms.push({ ...entry, room: formatRoomId(entry.room) });
+        rooms.push({
+          ...entry, room: formatRoomId(entry.room),
+          viewers: entry.viewers === UNKNOWN_VIEWERS ? null : entry.viewers,
+          sources: entry.sources === UNKNOWN_SOURCES ? null : entry.sources,
+        });
         after = entry.room;
       }
       if (!answer.more || !answer.rooms.length) return rooms;

@@ -248,6 +248,10 @@ export const PushGranted = message(0x6a, "PUSH_GRANTED", inRoom);
 export const ContactChanged = message(0x6b, "CONTACT_CHANGED", record({ account: text, state: u8 }));
 export const OtherNodes = message(0x6c, "OTHER_NODES", record({ addresses: listOf(text) }));
 
+/** Of an entry of LIST_ROOMS, where nobody could say. */
+export const UNKNOWN_VIEWERS = 0xffff_ffff;
+export const UNKNOWN_SOURCES = 0xffff;
+
 export const ErrorAnswer = message(0x80, "ERROR", record({
   requestType: u8, code: u16, retry: bool, retryAfterMs: u32, text,
 }));
