@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from tim_trio.accounts.configured import Accounts, open_accounts
+from tim_trio.accounts.configured import Accounts, is_of_this_machine, open_accounts
 from tim_trio.config import Address, ServerConfig
 from tim_trio.errors import TimError
 from tim_trio.log import get_logger, setup_logging
@@ -186,6 +186,11 @@ async def _cluster(
         [*map(describe, link_listeners)],
         shares_port=is_worker,
     )
+    if config.auth == "accounts" and not is_worker and is_of_this_machine(config):
+        _log.warning(
+            "accounts are in a file of this machine: nodes elsewhere have others, unless "
+            "database_url names a PostgreSQL that all share"
+        )
     async with open_cluster(server, settings) as node:
         server.refuge = node.refuge
         yield node

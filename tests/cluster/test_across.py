@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog.testing
 import trio
 
 from tests.cluster.etcd_process import EtcdMember
@@ -213,6 +214,28 @@ async def test_clients_are_sent_to_who_started_last_and_is_in_sight(three: Cloud
         lambda: nodes["b"].cluster.membership.nodes["d"].draining, "they know that it leaves"
     )
     assert nodes["b"].refuge("tim") == address["c"]
+
+
+async def test_a_node_with_another_secret_hears_of_it_at_once(
+    etcd: EtcdMember, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with cloud(etcd.url, prefix, "a") as nodes:
+            monkeypatch.setattr("tests.cluster.nodes.SECRET", b"another secret, as long")
+            await nodes.add("b")
+
+            def complaints(event: str) -> list[str]:
+                return [str(line) for line in lines if line["event"] == event]
+
+            await eventually(lambda: bool(complaints("link failed")), "the one that came says so")
+            assert "its cluster secret is another" in complaints("link failed")[0]
+            assert "it has another cluster secret" in complaints("link refused")[0]
+            # It goes on trying; that is said once.
+            refusals = nodes["a"].server.node.closes.copy()
+            await eventually(
+                lambda: nodes["a"].server.node.closes != refusals, "it has tried once more"
+            )
+            assert len(complaints("link refused")) == 1
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, nodes: Cloud, one: str, other: str) -> None:

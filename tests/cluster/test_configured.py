@@ -12,7 +12,6 @@ from tests.net.certificates import Certificates
 from tim_trio.cluster.configured import ClusterConfigError, cluster_settings
 from tim_trio.cluster.secret import SecretFileError, Verifier, prove, read_secret
 from tim_trio.config import Address, ConfigError, ServerConfig, load_config
-from tim_trio.errors import Code, RoomError
 from tim_trio.net.tls import TlsFileError
 
 SECRET = "0123456789abcdef"
@@ -128,7 +127,7 @@ def test_links_with_tls_need_all_their_files(tmp_path: Path, secret: str) -> Non
 
 def test_secrets_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    with pytest.raises(SecretFileError, match="cannot read"):
+    with pytest.raises(SecretFileError, match="cluster_secret_file: cannot read"):
         read_secret(path)
     for content in (b"short", b"x" * 5000):
         path.write_bytes(content)
@@ -139,12 +138,8 @@ def test_secrets_that_are_none(tmp_path: Path) -> None:
 NOW = 1_700_000_000_000
 
 
-def refused(verifier: Verifier, dialer: str, proof: bytes, now: int = NOW) -> bool:
-    try:
-        verifier.verify(dialer, proof, now)
-    except RoomError as error:
-        return error.code == Code.BAD_CREDENTIALS
-    return False
+def refused(verifier: Verifier, dialer: str, proof: bytes, now: int = NOW) -> str:
+    return verifier.fault_in(dialer, proof, now)
 
 
 def test_a_proof_is_good_once_for_one_pair_for_a_minute() -> None:
@@ -154,12 +149,14 @@ def test_a_proof_is_good_once_for_one_pair_for_a_minute() -> None:
     proof = prove(key, "a", "b", NOW)
     assert refused(verifier, "c", proof)
     assert refused(Verifier("d", key), "a", proof)
-    assert refused(verifier, "a", proof, NOW + 60_001)
-    assert refused(verifier, "a", prove(b"another secret!!", "a", "b", NOW))
+    assert refused(verifier, "a", proof, NOW + 60_501) == "its clock is 61 s behind ours"
+    assert refused(verifier, "a", proof, NOW - 100_000) == "its clock is 100 s ahead of ours"
+    another = prove(b"another secret!!", "a", "b", NOW)
+    assert refused(verifier, "a", another) == "it has another cluster secret"
     assert refused(verifier, "a", b"")
     assert refused(verifier, "a", proof[:-1])
     assert not refused(verifier, "a", proof, NOW + 59_000)
-    assert refused(verifier, "a", proof)  # a second time
+    assert refused(verifier, "a", proof) == "its proof has been used before"
 
 
 def test_old_proofs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +164,7 @@ def test_old_proofs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     key = SECRET.encode()
     verifier = Verifier("b", key)
     for _ in range(5):
-        verifier.verify("a", prove(key, "a", "b", NOW), NOW)
+        assert not refused(verifier, "a", prove(key, "a", "b", NOW))
     assert len(verifier._seen) == 2
 
 
@@ -212,3 +209,17 @@ def test_looking_at_a_cluster(etcd: EtcdMember) -> None:
         missing = run(*look, "where", "NGhMpCbk2wQ")
         assert missing.returncode == 1 and "does not exist" in missing.stderr
     assert run("cluster", "--cluster", "nonsense", "nodes").returncode == 1
+
+
+@pytest.mark.slow
+def test_accounts_that_other_machines_do_not_see_are_said_to_be_so(
+    secret: str, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    done = run(
+        *("serve", "--tcp", "127.0.0.1:0", "--no-web", "--cluster", f"etcd://127.0.0.1:{port}"),
+        *("--cluster-secret", secret, "--set", "auth=accounts"),
+        *("--set", f"database_url=sqlite:///{tmp_path}/accounts.sqlite"),
+    )
+    assert "accounts are in a file of this machine" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: etcd is not available")

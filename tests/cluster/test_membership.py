@@ -95,6 +95,47 @@ async def test_a_name_belongs_to_one_node(client: EtcdClient, prefix: str) -> No
             await other.membership.run()
 
 
+@pytest.mark.slow
+async def test_an_address_belongs_to_one_node(client: EtcdClient, prefix: str) -> None:
+    async with joined(client, prefix, "a"):
+        other = Member(client, prefix, "b")
+        other.membership.me = NodeInfo(name="b", address="a:7600", incarnation=1)
+        with trio.fail_after(20), pytest.raises(NameInUse, match="reach a at a:7600 already"):
+            await other.membership.run()
+
+
+@pytest.mark.slow
+async def test_a_node_that_comes_back_under_another_name(client: EtcdClient, prefix: str) -> None:
+    async with joined(client, prefix, "a"):
+        pass  # as if killed: its record stays for its lease
+    other = Member(client, prefix, "b")
+    other.membership.me = attrs.evolve(other.membership.me, address="a:7600")
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(20):
+            await nursery.start(other.membership.run)
+        assert list(other.membership.nodes) == ["b"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_that_leaves_makes_no_fuss_about_it(client: EtcdClient, prefix: str) -> None:
+    async with joined(client, prefix, "a") as a:
+        await a.membership.leave()
+        await a.until(lambda membership: membership.expelled.is_set())
+        assert "expelled from the cluster" not in a.log.names
+
+
+async def test_who_is_out_looks_once_more_who_is_not(client: EtcdClient, prefix: str) -> None:
+    async with joined(client, prefix, "a") as a, joined(client, prefix, "b") as b:
+        await a.until(sees("a", "b"))
+        # It has been away, and knows no better.
+        stale = NodeInfo(name="gone", address="gone:1")
+        a.membership.nodes["gone"] = stale
+        a.membership.expel("a test says so")
+        await a.membership.look_again()
+        assert list(a.membership.nodes) == ["b"]
+        assert sees("a", "b")(b.membership)
+
+
 async def test_a_restarted_node_takes_its_name_back_at_once(
     client: EtcdClient, prefix: str
 ) -> None:

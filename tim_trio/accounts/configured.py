@@ -28,6 +28,11 @@ def new_store(config: ServerConfig) -> Store:
     )
 
 
+def is_of_this_machine(config: ServerConfig) -> bool:
+    """Say whether the store that is configured is a file, which other machines do not see."""
+    return not config.database_url or config.database_url.startswith("sqlite")
+
+
 @attrs.frozen
 class Accounts:
     """What a server asks about accounts."""

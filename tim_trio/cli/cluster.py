@@ -109,6 +109,8 @@ async def _nodes(etcd: dict[str, Any]) -> int:
         info = NodeInfo.load(kv.value)
         state = "draining" if info.draining else "live"
         click.echo(f"{info.name}\t{info.address}\tweight {info.weight}\t{state}")
+    if not page.kvs:
+        click.echo("no nodes: this etcd holds no running cluster", err=True)
     return 0
 
 
@@ -129,6 +131,8 @@ async def _rooms(etcd: dict[str, Any]) -> int:
                     f"{format_room_id(record.room)}\t{record.mode.name.lower()}\t"
                     f"relay {ranked[0]}\tsecond {ranked[1]}\tby {record.creator}"
                 )
+    if not after:
+        click.echo("no rooms", err=True)
     return 0
 
 

@@ -17,7 +17,7 @@ import trio
 from tim_trio.cluster.membership import NodeInfo
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.session import AGENT, PeerClosed, Session
-from tim_trio.errors import ClusterError, RemoteProtocolError
+from tim_trio.errors import ClusterError, Code, RemoteProtocolError
 from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import Arrival, TcpConnection, configure_socket, shake_hands
 from tim_trio.net.readiness import ReadinessLoop
@@ -50,13 +50,20 @@ class DialFailed(ClusterError):
     """A node cannot be linked to now."""
 
 
+class LinkRefused(DialFailed):
+    """A node does not let us in; that does not pass by itself."""
+
+
 @attrs.define(eq=False)
 class DialedSession(Session):
     """The dialer's side of a link, up to LINK's answer.
 
     Attributes:
         on_link: gets the link once it is there.
+        has_no_credentials: the other node does not believe us.
     """
+
+    has_no_credentials: bool = False
 
     on_link: Callable[[Session, LinkAnswer, float], None] | None = None
 
@@ -75,6 +82,7 @@ class DialedSession(Session):
                 if not message.capabilities & Capability.LINKS:
                     raise RemoteProtocolError("this server takes no links")
             case Error():
+                self.has_no_credentials = message.code == Code.BAD_CREDENTIALS
                 raise RemoteProtocolError(f"the node refuses: {message.text}")
             case LinkAnswer():
                 assert self.on_link is not None

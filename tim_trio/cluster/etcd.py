@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
@@ -342,6 +343,17 @@ class _Unauthenticated(ClusterError):
 def describe(error: Exception) -> str:
     """Return what went wrong. httpx's errors often have no text but their cause's."""
     cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return "the host's name is not known"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError) and (
+            isinstance(cause, ssl.SSLEOFError) or cause.reason == "WRONG_VERSION_NUMBER"
+        ):
+            return "no TLS there; etcd:// connects without"
+        cause = cause.__cause__ or cause.__context__
+    cause = error
     while cause is not None and not str(cause):
         cause = cause.__cause__ or cause.__context__
     return str(cause) if cause is not None else type(error).__name__

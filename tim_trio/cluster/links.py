@@ -13,7 +13,14 @@ from typing import Any, Final, Protocol
 import attrs
 import trio
 
-from tim_trio.cluster.dialing import DialFailed, connect, connect_tls, open_dialed
+from tim_trio.cluster.dialing import (
+    DialedSession,
+    DialFailed,
+    LinkRefused,
+    connect,
+    connect_tls,
+    open_dialed,
+)
 from tim_trio.cluster.link import NodeLink
 from tim_trio.cluster.membership import EventLog, Membership, NodeInfo
 from tim_trio.cluster.secret import Verifier, prove
@@ -68,6 +75,8 @@ class Links:
     _dialing: dict[str, list[Callable[[NodeLink | None], None]]] = attrs.field(
         factory=dict, init=False
     )
+    #: Members whose proofs were no good when they last came.
+    _faulty: set[str] = attrs.field(factory=set, init=False)
     _redialing: set[str] = attrs.field(factory=set, init=False)
     _connections: dict[Outbox, TcpConnection] = attrs.field(factory=dict, init=False)
     _verifier: Verifier = attrs.field(init=False)
@@ -102,10 +111,18 @@ class Links:
             self._dialing[peer] = [use]
             self.nursery.start_soon(self._dial, peer)
 
+    def try_one(self) -> None:
+        """Link to some member, to hear early on if that does not work."""
+        others = [name for name in self.membership.nodes if name != self.me]
+        if others:
+            self.with_link(random.choice(others), lambda _: None)
+
     async def _dial(self, peer: str) -> None:
         try:
             if peer not in self.established:
                 await self._dial_once(peer)
+        except LinkRefused as error:
+            self.log.warning("link failed", node=peer, error=str(error))
         except DialFailed as error:
             self.log.info("link failed", node=peer, error=str(error))
         finally:
@@ -151,6 +168,12 @@ class Links:
         if not done.is_set():
             connection.close(Code.HANDSHAKE_TIMEOUT)
         self._connections.pop(connection.session.outbox, None)
+        refused = connection.session
+        if isinstance(refused, DialedSession) and refused.has_no_credentials:
+            raise LinkRefused(
+                f"{peer} does not take our proof: its cluster secret is another, or its clock "
+                "differs by more than a minute"
+            )
 
     async def _connect(self, info: NodeInfo) -> ByteSocket:
         if self.tls is None and not info.link:
@@ -196,7 +219,15 @@ class Links:
     # LinkGate: those who dial us
 
     def authenticate(self, request: Authenticate) -> str:
-        self._verifier.verify(request.account, request.secret, time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        fault = self._verifier.fault_in(request.account, request.secret, now_ms)
+        if fault:
+            # Anybody may come with anything: only what a member's name stands on is logged.
+            if request.account in self.membership.nodes and request.account not in self._faulty:
+                self._faulty.add(request.account)
+                self.log.warning("link refused", node=request.account, why=fault)
+            raise room_error(Code.BAD_CREDENTIALS)
+        self._faulty.discard(request.account)
         return request.account
 
     def open(self, node: str, request: Link, outbox: Outbox) -> NodeLink:

@@ -40,7 +40,7 @@ class EventLog(Protocol):
 
 
 class NameInUse(ClusterError):
-    """Another live node has this node's name; the message is for a person."""
+    """Another live node has this node's name or address; the message is for a person."""
 
 
 @attrs.frozen(kw_only=True)
@@ -114,6 +114,7 @@ class Membership:
     deadline: float = 0.0
     _seen: trio.Event = attrs.field(factory=trio.Event)
     _has_trouble: bool = False
+    _is_leaving: bool = False
 
     @property
     def key(self) -> str:
@@ -143,11 +144,32 @@ class Membership:
             await self._seen.wait()
             task_status.started()
 
+    async def _at_our_address(self) -> str | None:
+        """Return the name of another node that is reached where we say we are.
+
+        It may be our own former life under another name, which then ends soon.
+        """
+        page = await self.client.snapshot(f"{self.prefix}nodes/")
+        for kv in page.kvs:
+            with contextlib.suppress(ValueError):
+                other = NodeInfo.load(kv.value)
+                if other.address == self.me.address and other.name != self.me.name:
+                    return other.name
+        return None
+
     async def _join(self) -> None:
         began = trio.current_time()
         self.lease = await self.client.grant(self.lease_s)
         self.deadline = began + self.lease_s
         give_up_at = began + self.lease_s + _NAME_PATIENCE_S
+        while (occupant := await self._at_our_address()) is not None:
+            if trio.current_time() > give_up_at:
+                raise NameInUse(
+                    f"the other nodes reach {occupant} at {self.me.address} already; give this "
+                    "one an address of its own with --advertise"
+                )
+            await self.client.keep_alive(self.lease)
+            await trio.sleep(_RETRY_S)
         while True:
             if await self.client.create(self.key, self.me.dump(), self.lease):
                 return
@@ -196,7 +218,8 @@ class Membership:
     def expel(self, why: str) -> None:
         """Take note that this node is no member any more. Idempotent."""
         if not self.expelled.is_set():
-            self.log.error("expelled from the cluster", why=why)
+            if not self._is_leaving:
+                self.log.error("expelled from the cluster", why=why)
             self.expelled.set()
             self.nodes.pop(self.me.name, None)
             self._changed()
@@ -274,5 +297,6 @@ class Membership:
         Raises:
             ClusterError: etcd could not be told; the lease ends by itself.
         """
+        self._is_leaving = True
         if self.lease:
             await self.client.revoke(self.lease)

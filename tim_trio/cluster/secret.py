@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from tim_trio.errors import Code, TimError, room_error
+from tim_trio.errors import TimError
 
 LEAST_BYTES: Final = 16
 _MOST_BYTES: Final = 4096
@@ -39,9 +39,13 @@ def read_secret(path: Path) -> bytes:
         with path.open("rb") as file:
             secret = file.read(_MOST_BYTES + 1).strip()
     except OSError as error:
-        raise SecretFileError(f"cannot read {path}: {error.strerror or error}") from None
+        raise SecretFileError(
+            f"cluster_secret_file: cannot read {path}: {error.strerror or error}"
+        ) from None
     if not LEAST_BYTES <= len(secret) <= _MOST_BYTES:
-        raise SecretFileError(f"{path} must hold {LEAST_BYTES} to {_MOST_BYTES} bytes of a secret")
+        raise SecretFileError(
+            f"cluster_secret_file: {path} must hold {LEAST_BYTES} to {_MOST_BYTES} bytes"
+        )
     return secret
 
 
@@ -64,13 +68,22 @@ class Verifier:
     _secret: bytes = attrs.field(repr=False)
     _seen: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict, repr=False)
 
-    def verify(self, dialer: str, proof: bytes, now_ms: int) -> None:
-        """Raises RoomError ``bad_credentials`` where the proof is not one, or not any more."""
+    def fault_in(self, dialer: str, proof: bytes, now_ms: int) -> str:
+        """Return what is wrong with a proof, for our own log; empty for nothing.
+
+        What is right is taken note of, and not right again.
+        """
         head, mac = proof[:_HEAD_BYTES], proof[_HEAD_BYTES:]
-        is_right = hmac.compare_digest(mac, _mac(self._secret, dialer, self.me, head))
-        is_fresh = abs(now_ms - int.from_bytes(head[:8])) <= _WINDOW_MS
-        if not (is_right and is_fresh) or head in self._seen:
-            raise room_error(Code.BAD_CREDENTIALS)
+        if not hmac.compare_digest(mac, _mac(self._secret, dialer, self.me, head)):
+            return "it has another cluster secret"
+        ahead_s = (int.from_bytes(head[:8]) - now_ms) / 1000
+        if abs(ahead_s) * 1000 > _WINDOW_MS:
+            return (
+                f"its clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} ours"
+            )
+        if head in self._seen:
+            return "its proof has been used before"
         self._seen[head] = None
         if len(self._seen) > _SEEN_KEPT:
             self._seen.popitem(last=False)
+        return ""

@@ -190,6 +190,7 @@ async def open_cluster(server: Server, settings: ClusterSettings) -> AsyncIterat
         await nursery.start(membership.run)
         if shared is not None:
             await nursery.start(shared.run)
+        links.try_one()
         nursery.start_soon(presence.run)
         nursery.start_soon(cluster.follow_members)
         nursery.start_soon(cluster.run)
