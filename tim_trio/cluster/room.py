@@ -1,8 +1,7 @@
 """A room that is on several nodes: what a `Room` does, and its bonds to other nodes.
 
-A bond is this room's part of a link. It is a subscription like any other, so
-frames and events flood by the ordinary fan-out; what comes in over a bond goes
-to everyone but that bond. Everything here is synchronous.
+Frames and events flood by the ordinary fan-out, to bonds as to any subscription;
+what comes in over a bond goes to everyone but that bond. Everything here is synchronous.
 
 Source: protocol.md, section 12; docs/cluster.md.
 """
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from tim_trio.cluster.bond import Bond, Holder, RoomHost
 from tim_trio.core.listing import TRACK_BYTES, source_bytes
 from tim_trio.core.member import Member
 from tim_trio.core.pace import Pace
@@ -49,58 +49,6 @@ if TYPE_CHECKING:
 #: Ended sources remembered, so that late word of one does not bring it back.
 _ENDED_KEPT: Final = 4096
 _SEQ_FIELD: Final = 7
-
-
-@attrs.define(eq=False)
-class Bond:
-    """This room's part of a link.
-
-    Attributes:
-        peer: the other node.
-        as_child, as_parent: what the peer is to us; both for a moment at most.
-        viewers: what a child says of itself and those below.
-        skipped_to: last ``seq`` of what a reliable source's credit does not count.
-    """
-
-    peer: str
-    member: Member
-    subscription: Subscription
-    as_child: bool = False
-    as_parent: bool = False
-    viewers: int = 0
-    skipped_to: dict[tuple[int, int], int] = attrs.field(factory=dict)
-    #: Reliable sources that are sent over it.
-    paced: set[int] = attrs.field(factory=set)
-
-
-@attrs.define(eq=False)
-class Holder:
-    """Where a source's publisher is, after how many takeovers.
-
-    ``upstream``: the peer its frames come from, empty for a publisher here.
-    ``gone_since``: when that node was first seen missing.
-    """
-
-    node: str
-    epoch: int
-    upstream: str = ""
-    gone_since: float | None = None
-
-
-class RoomHost:
-    """What a shared room asks of the cluster. Overridden by it."""
-
-    def touched(self, room: SharedRoom) -> None:
-        """Who publishes or subscribes here has changed."""
-
-    def retire(self, room: SharedRoom, source: Source, reason: SourceLeftReason) -> None:
-        """A publisher here is gone: end its source for all, unless another node has it."""
-
-    def released(self, room: SharedRoom, source: int, epoch: int) -> None:
-        """A source that was held here has ended."""
-
-    def taken_over(self, source: Source) -> None:
-        """A source that was held here is now held elsewhere."""
 
 
 def _bytes_up_to(run: Run, last_seq: int) -> int:
