@@ -39,6 +39,15 @@ def test_the_relay_is_the_root_and_invites_its_second() -> None:
     assert relay.path == ()
 
 
+def test_the_last_node_that_withdraws_has_no_ranking_and_goes_on() -> None:
+    last = tree("a", "a", "b")
+    last.want(True)
+    last.take_actions()
+    last.set_ranking(())
+    assert last.take_actions() == [Invite("b", False)]
+    assert last.path[:9] == ("a",)
+
+
 def test_a_reliable_room_keeps_nobody_warm() -> None:
     relay = tree("a", "a", "b")
     relay.keeps_warm = False

@@ -393,8 +393,12 @@ class Cluster(RoomHost):
                 if self.room(room.number) is not room:
                     continue
                 room.looks = 0
-                room.tree.set_ranking(self.ranking(room.number), returned)
-                self.act(room, trio.current_time())
+                try:
+                    room.tree.set_ranking(self.ranking(room.number), returned)
+                    self.act(room, trio.current_time())
+                except Exception as failure:
+                    # A fault about one room is not to end the node.
+                    self.log.error("internal error", room=str(room), exc_info=failure)
                 if trio.current_time() - began > _TURN_S:
                     # Streams go on between two rooms.
                     await trio.lowlevel.checkpoint()

@@ -449,7 +449,7 @@ class Tree:
 
     def _keep_warm(self) -> None:
         second = self.ranking[1] if len(self.ranking) > 1 else None
-        if not (self.keeps_warm and self.is_root and self.ranking[0] == self.me):
+        if not (self.keeps_warm and self.is_root and self.ranking[:1] == (self.me,)):
             second = None
         if self._invited not in (None, second):
             assert self._invited is not None
