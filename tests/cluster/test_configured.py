@@ -187,6 +187,7 @@ def test_a_node_without_its_etcd_says_so_in_one_line(secret: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_looking_at_a_cluster(etcd: EtcdMember) -> None:
     look = ("cluster", "--cluster", etcd.url.replace("http", "etcd"))
     with running_nodes(etcd.url, "n1", "n2") as nodes:

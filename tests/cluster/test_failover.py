@@ -181,8 +181,15 @@ class _Moves:
         monkeypatch.setattr(Line, "use", counting)
 
 
-async def _transfer(nodes: Processes, folder: Path) -> None:
-    """Send a file from an account at a node to one at another, and compare what arrives."""
+async def _transfer(
+    nodes: Processes,
+    folder: Path,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Send a file from an account at a node to one at another, and compare what arrives.
+
+    Started once the file is on its way: a first connection is tried but once.
+    """
     path, arrived = folder / "file", folder / "arrived"
     arrived.mkdir()
     path.write_bytes(random.Random(1).randbytes(_FILE_BYTES))
@@ -192,16 +199,30 @@ async def _transfer(nodes: Processes, folder: Path) -> None:
     send = [*program, "send", str(path), "--to", "receiver", "--wait", "20"]
     send += ["--server", nodes["a"].url, "--account", "sender"]
     errors = folder / "errors"
+
+    def is_receiving() -> bool:
+        return "receiving into" in errors.read_text()
+
+    def is_on_its_way() -> bool:
+        return any(arrived.iterdir())
+
     with errors.open("wb") as log:
         processes = []
         try:
-            for command in (receive, send):
+            for command, has_begun in (
+                (receive, is_receiving),
+                (send, is_on_its_way),
+            ):
                 processes.append(
                     subprocess.Popen(  # noqa: ASYNC220 - waited for by looking now and then
                         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
                     )
                 )
-                await trio.sleep(1)
+                with trio.fail_after(60):
+                    while not has_begun():
+                        assert processes[-1].poll() is None, errors.read_text()[-2000:]
+                        await trio.sleep(0.05)
+            task_status.started()
             for process in reversed(processes):
                 while process.poll() is None:  # noqa: ASYNC110 - no pipe, no event
                     await trio.sleep(0.05)
@@ -219,7 +240,7 @@ async def test_all_nodes_are_restarted_one_by_one_under_load(
 ) -> None:
     moves = _Moves(monkeypatch)
     async with streaming(three, "a", "abc") as stream, trio.open_nursery() as nursery:
-        nursery.start_soon(_transfer, three, tmp_path)
+        await nursery.start(_transfer, three, tmp_path)
         await stream.flow(60)
         for name in "abc":
             three[name].signal(signal.SIGTERM)
