@@ -71,6 +71,15 @@ def test_nodes_come_and_go() -> None:
     assert directions.frame_for("tim", object()) == NO_OTHER_NODES
 
 
+def test_pages_of_so_many_nodes_may_come() -> None:
+    directions = Directions()
+    for i in range(300):
+        directions.update([[f"ws://n{i}:7680"]])
+    assert directions.page_hosts == tuple(f"n{i}:7680" for i in range(44, 300))
+    directions.update([["ws://n50:7680"]])
+    assert directions.page_hosts[-1] == "n50:7680" and len(directions.page_hosts) == 256
+
+
 def test_of_many_nodes_each_client_is_told_a_few_and_keeps_them() -> None:
     directions = Directions()
     directions.update([[f"tim://n{i}:7600"] for i in range(100)])
@@ -154,6 +163,8 @@ def test_pages_may_go_on_at_other_nodes_and_nowhere_else() -> None:
 async def test_pages_of_other_nodes_may_come() -> None:
     async with running_server() as running:
         running.server.directions.update([N1])
+        # They come when their node is gone.
+        running.server.directions.update([])
         assert await _opens(running, "http://n1:7680") == 101
         assert await _opens(running, "https://n1:7681") == 101
         assert await _opens(running, "http://n1:7600") == 403

@@ -20,6 +20,7 @@ SCHEMES: Final = ("tim", "tims", "ws", "wss")
 _MOST: Final = 8
 #: The same for pages, in a header.
 _MOST_WEB: Final = 32
+_MOST_PAGES: Final = 256
 #: Selections of them, where there are more: the clients of a node that dies are not all
 #: to go to the same eight.
 _HANDS: Final = 16
@@ -48,8 +49,7 @@ class Directions:
 
     Attributes:
         changed: set when clients have to be told; whoever tells them puts another.
-        web_hosts: ``HOST:PORT`` of the other nodes' web ports, whose pages may come to
-            ours, and the other way.
+        web_hosts: ``HOST:PORT`` of the other nodes' web ports, where our pages may go.
     """
 
     changed: trio.Event = attrs.field(factory=trio.Event)
@@ -57,6 +57,7 @@ class Directions:
         factory=lambda: {scheme: [[] for _ in range(_HANDS)] for scheme in SCHEMES}
     )
     web_hosts: tuple[str, ...] = ()
+    _page_hosts: dict[str, None] = attrs.field(factory=dict)
     _frames: dict[str, list[bytes]] = attrs.field(
         factory=lambda: {scheme: [NO_OTHER_NODES] * _HANDS for scheme in SCHEMES}
     )
@@ -73,6 +74,11 @@ class Directions:
             if address.startswith("ws")
         }
         self.web_hosts = tuple(sorted(web)[:_MOST_WEB])
+        for host in self.web_hosts:
+            self._page_hosts.pop(host, None)
+            self._page_hosts[host] = None
+        while len(self._page_hosts) > _MOST_PAGES:
+            del self._page_hosts[next(iter(self._page_hosts))]
         for scheme in SCHEMES:
             there = {address for node in nodes if (address := address_for(scheme, node))}
             for number, hand in enumerate(self._hands[scheme]):
@@ -83,6 +89,12 @@ class Directions:
                     self._hands[scheme][number] = kept + more
                     self._frames[scheme][number] = _frame_of(kept + more)
                     self.changed.set()
+
+    @property
+    def page_hosts(self) -> tuple[str, ...]:
+        """``HOST:PORT`` of web ports whose pages may come here: also of nodes that are gone,
+        for that is when their pages come."""
+        return tuple(self._page_hosts)
 
     def frame_for(self, scheme: str, client: object) -> bytes:
         """Return OTHER_NODES for a client that came by ``scheme``, the same until it changes."""

@@ -91,7 +91,7 @@ class WebPort:
             render_figures=partial(render, registry),
             may_see_figures=self._bears_token,
             serve_tim=self._serve_tim,
-            other_hosts=lambda: self.server.directions.web_hosts,
+            other_hosts=lambda: self.server.directions.page_hosts,
         )
 
     async def serve(
