@@ -57,7 +57,7 @@ soak: debian-test $(VENV)/.installed-dev ## too long for `make test`: half an ho
 bench: debian-bench $(BENCH_VENV)/.installed ## compare with other brokers; ROWS=R1,R2 for a part
 	$(BENCH_VENV)/bin/python -m bench $(if $(ROWS),--rows $(ROWS))
 
-storms: $(VENV)/.installed-dev ## streams beside a rush of logins and beside attacks, three minutes
+storms: $(VENV)/.installed-dev ## streams beside a rush of logins and beside attacks, eight minutes
 	$(PYTHON) -m bench.storms
 
 screenshots: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## take the pictures of the page that docs/ shows

@@ -39,8 +39,8 @@ from bench.storms.stream import Plan
 from tim_trio.accounts.passwords import PasswordHasher
 from tim_trio.accounts.store import Store, default_database_url
 
-_ROOT = Path(__file__).resolve().parents[2]
-_OPEN_FILES = 20_000
+ROOT = Path(__file__).resolve().parents[2]
+OPEN_FILES = 20_000
 _START_TIMEOUT_S = 60.0
 #: Sessions that an account may have by default.
 _DEVICES = 32
@@ -109,7 +109,7 @@ class Served:
 
 
 @contextmanager
-def _server(scene: Scene, folder: Path) -> Iterator[Served]:
+def serving(scene: Scene, folder: Path, program: Sequence[str] = ("tim_trio",)) -> Iterator[Served]:
     """A server for the scene."""
     options = ["--tcp", "127.0.0.1:0", "--no-web"]
     settings: dict[str, str] = {}
@@ -133,8 +133,8 @@ def _server(scene: Scene, folder: Path) -> Iterator[Served]:
     with (
         (folder / "log").open("wb") as log,
         running(
-            (sys.executable, "-m", "tim_trio", "serve", *options),
-            cwd=_ROOT,
+            (sys.executable, "-m", *program, "serve", *options),
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=log,
         ) as process,
@@ -143,7 +143,8 @@ def _server(scene: Scene, folder: Path) -> Iterator[Served]:
         yield Served(port=ports[0], storm_port=ports[-1], pid=process.pid)
 
 
-def _line(process: "subprocess.Popen[bytes]") -> str:
+def line_of(process: "subprocess.Popen[bytes]") -> str:
+    """The next line that a process prints."""
     assert process.stdout is not None
     number = process.stdout.fileno()
     deadline = time.monotonic() + _START_TIMEOUT_S
@@ -159,7 +160,7 @@ def _line(process: "subprocess.Popen[bytes]") -> str:
 
 
 def _port(process: "subprocess.Popen[bytes]") -> int:
-    found = re.fullmatch(r"listening \S+ 127\.0\.0\.1:(\d+)", _line(process))
+    found = re.fullmatch(r"listening \S+ 127\.0\.0\.1:(\d+)", line_of(process))
     if found is None:
         raise BenchError("the server does not listen")
     return int(found[1])
@@ -225,19 +226,19 @@ def _run_round(
             if scene.accounts:
                 # In the end those of the bystanders' own server.
                 tokens = make_accounts(folder, watchers + 2)
-            servers[phase] = stack.enter_context(_server(scene, folder))
+            servers[phase] = stack.enter_context(serving(scene, folder))
         own = servers["storm"]
         plan = Plan(port=own.port, watchers=watchers, rate=rate, tokens=tokens)
         bystanders = stack.enter_context(
             running(
                 (sys.executable, "-m", "bench.storms.stream", plan.to_json()),
-                cwd=_ROOT,
+                cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=None,
             )
         )
-        if _line(bystanders) != "ready":
+        if line_of(bystanders) != "ready":
             raise BenchError("the bystanders did not begin")
         time.sleep(min(1.0, calm_s))
         seen, cpu, attacks = {}, {}, {}
@@ -247,18 +248,19 @@ def _run_round(
             if phase == "calm":
                 time.sleep(calm_s)
             else:
-                attacks[phase] = _attack(scene, servers[phase].storm_port, storm_s)
+                attacks[phase] = attack(scene, servers[phase].storm_port, storm_s)
             cpu[phase] = round((cpu_seconds(own.pid) - before) / (time.monotonic() - began), 2)
             seen[phase] = _ask(bystanders)
             time.sleep(min(1.0, calm_s))  # so that the attack's end is no part of what is next
         return Round(seen=seen, cpu=cpu, attacks=attacks)
 
 
-def _attack(scene: Scene, port: int, seconds: float) -> dict[str, Any]:
+def attack(scene: Scene, port: int, seconds: float) -> dict[str, Any]:
+    """Run a scene's attack on a port, and return what became of it."""
     command = [sys.executable, "-m", "bench.storms.attack", scene.attack]
     command += [str(port), str(seconds), str(scene.amount)]
     prefix = () if scene.accounts else _NICE
-    done = subprocess.run((*prefix, *command), cwd=_ROOT, stdout=subprocess.PIPE, check=False)
+    done = subprocess.run((*prefix, *command), cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise BenchError(f"the storm ended with {done.returncode}")
     outcome: dict[str, Any] = json.loads(done.stdout)
@@ -269,7 +271,7 @@ def _ask(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
     assert process.stdin is not None
     process.stdin.write(b"?\n")
     process.stdin.flush()
-    answer: dict[str, Any] = json.loads(_line(process))
+    answer: dict[str, Any] = json.loads(line_of(process))
     return answer
 
 
@@ -277,10 +279,10 @@ def show(result: Result) -> str:
     """The result for a person."""
     lines = [result.scene]
     for each in result.rounds:
-        attack = each.attacks["storm"]
-        line = f"  {attack['outcomes']}, {attack['seconds']} s"
-        if attack["slowest_answer_s"]:
-            line += f", slowest answer {attack['slowest_answer_s']} s"
+        outcome = each.attacks["storm"]
+        line = f"  {outcome['outcomes']}, {outcome['seconds']} s"
+        if outcome["slowest_answer_s"]:
+            line += f", slowest answer {outcome['slowest_answer_s']} s"
         lines.append(line)
     lines.append(f"  {'':20}{'calm':>10}{'control':>10}{'storm':>10}{'storm - control':>18}")
     for name in ("frame", "ping", "join"):
@@ -310,7 +312,7 @@ def main() -> int:
     unknown = [name for name in options.scenes if name not in SCENES]
     if unknown:
         parser.error(f"no scene {unknown[0]!r}; there are: {', '.join(SCENES)}")
-    raise_open_files(_OPEN_FILES)
+    raise_open_files(OPEN_FILES)
     results = []
     for name in options.scenes or SCENES:
         try:

@@ -259,7 +259,7 @@ async def _contacts_in_all(running: Running) -> None:
     await client.refused(ask(account="eve"), Code.UNAVAILABLE)
 
 
-@case("ping_interval_s", 0.05)
+@case("ping_interval_s", 0.4)
 async def _silence(running: Running) -> None:
     client = await running.connect()
     await client.expect(messages.Ping)
