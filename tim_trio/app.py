@@ -24,6 +24,7 @@ from tim_trio.config import Address, ServerConfig
 from tim_trio.errors import TimError
 from tim_trio.log import get_logger, setup_logging
 from tim_trio.net.collector_pauses import watch_collector
+from tim_trio.net.heap import keep_heap
 from tim_trio.net.listening import describe, open_listeners
 from tim_trio.net.metrics import read_token
 from tim_trio.net.origin import OriginPolicy
@@ -56,6 +57,7 @@ def run_server(config: ServerConfig, *, is_worker: bool = False, greet: bool = F
     """
     setup_logging(log_format=config.log_format, log_level=config.log_level)
     raise_open_files_limit()
+    keep_heap()
     tame_garbage_collector()
     try:
         trio.run(_main, config, is_worker, greet)

@@ -15,7 +15,7 @@ from tim_trio.core.subscription import Subscription
 WINDOW = 800
 HOLD = 800
 FRAME = 100
-EIGHTH = WINDOW // 8
+QUARTER = WINDOW // 4
 
 
 class Course:
@@ -78,25 +78,25 @@ def test_the_first_subscriber_lets_it_go_on(course: Course) -> None:
 def test_credit_follows_the_slowest(course: Course) -> None:
     quick, slow = course.join(credit=10**9), course.join(credit=10**9)
     course.told.clear()
-    course.send(FRAME, slow)
-    course.send(FRAME, slow)
-    # The slow one holds 200 bytes: the window is what is left of it.
+    course.send(QUARTER, slow)
+    course.send(QUARTER, slow)
+    # The slow one holds 400 bytes: the window is what is left of it.
     assert course.pace.told == WINDOW
-    slow.settle(FRAME, done=True)
-    assert course.told == [WINDOW + FRAME]
+    slow.settle(QUARTER, done=True)
+    assert course.told == [WINDOW + QUARTER]
     quick.charge(10, 0.0)
     quick.settle(10, done=True)
-    assert course.told == [WINDOW + FRAME]
-    slow.settle(FRAME, done=True)
-    assert course.told == [WINDOW + FRAME, WINDOW + 2 * FRAME]
+    assert course.told == [WINDOW + QUARTER]
+    slow.settle(QUARTER, done=True)
+    assert course.told == [WINDOW + QUARTER, WINDOW + 2 * QUARTER]
 
 
-def test_credit_is_told_an_eighth_of_the_window_at_a_time(course: Course) -> None:
+def test_credit_is_told_a_quarter_of_the_window_at_a_time(course: Course) -> None:
     course.join(credit=10**9)
     course.told.clear()
-    for _ in range(EIGHTH // 10):
+    for _ in range(QUARTER // 10):
         course.send(10)
-    assert course.told == [WINDOW + EIGHTH]
+    assert course.told == [WINDOW + QUARTER]
 
 
 def test_a_subscribers_grant_bounds_it_and_never_falls(course: Course) -> None:
@@ -125,12 +125,12 @@ def test_a_grant_counts_from_when_the_subscriber_came(course: Course) -> None:
 
 def test_a_grant_of_one_who_is_not_the_slowest_changes_nothing(course: Course) -> None:
     slow, quick = course.join(), course.join(credit=10**6)
-    course.send(FRAME)
+    course.send(QUARTER)
     course.told.clear()
     course.pace.grant(quick.subscription, 10**9)
     assert course.told == []
     course.pace.grant(slow.subscription, 10**9)
-    assert course.told == [FRAME + WINDOW]
+    assert course.told == [QUARTER + WINDOW]
 
 
 def test_who_leaves_no_longer_holds_it_up(course: Course) -> None:
@@ -252,13 +252,13 @@ def test_the_source_never_stops_for_good_and_nobody_is_sent_too_much(
 
 def test_who_holds_a_source_up(course: Course) -> None:
     slow, quick = course.join(), course.join()
-    course.send(6 * FRAME, slow)
+    course.send(4 * FRAME, slow)
     pace = course.pace
-    assert [pace.pending_bytes(each.subscription) for each in (slow, quick)] == [600, 0]
+    assert [pace.pending_bytes(each.subscription) for each in (slow, quick)] == [400, 0]
     assert not pace.is_held_up_by(slow.subscription)
     course.send(FRAME, slow)
     assert pace.is_held_up_by(slow.subscription)
-    # A quarter of the window is left to it, and it has granted no more.
+    # Less than half of the window is left to it, and it has granted no more.
     assert pace.is_held_up_by(quick.subscription)
     pace.grant(quick.subscription, 10 * WINDOW)
     assert not pace.is_held_up_by(quick.subscription)

@@ -61,6 +61,8 @@ from tim_trio.protocol.stream import StreamFrame
 OTHER_TOKEN = bytes(16)
 #: What a reliable source may have under way to one subscriber.
 WINDOW = LIMITS.backlog_bytes + LIMITS.max_frame_bytes
+#: So much credit may wait for more of it, that one CREDIT tells all.
+UNTOLD = WINDOW // 4
 
 
 class Stage:
@@ -850,7 +852,9 @@ def test_who_waits_for_a_key_in_a_reliable_room_holds_nobody_up(reliable: Stage)
     # From its KEY on it counts, as if it had come just now.
     reliable.alice.new()
     reliable.send(KEY, size=1000)
-    for _ in range(WINDOW // 1000 - 1):
+    pace = reliable.source.pace
+    assert pace is not None
+    while pace.told - pace.received >= 1000:
         reliable.send(0, size=1000)
     assert of_kind(Credit, reliable.alice.new()) == []
     assert reliable.source.is_held_up_by(waiting.subscription)
@@ -879,7 +883,7 @@ def test_the_publisher_moves_at_the_pace_of_the_slowest(reliable: Stage) -> None
     assert slow.subscription.lagging == {}
     slow.drain()
     granted = [each.limit for each in of_kind(Credit, reliable.alice.new())]
-    assert granted[-1] == sent + WINDOW
+    assert 0 <= sent + WINDOW - granted[-1] < UNTOLD
     assert seqs(slow.new()) == seqs(quick.new())
 
 
@@ -902,7 +906,8 @@ def test_repeats_after_a_takeover_give_their_credit_back(reliable: Stage) -> Non
     reliable.writer.next_seq = 0
     for _ in range(4):
         reliable.send(0, size=1000)
-    assert [each.limit for each in of_kind(Credit, other.new())][-1] == 8000 + WINDOW
+    told = [each.limit for each in of_kind(Credit, other.new())][-1]
+    assert 0 <= 8000 + WINDOW - told < UNTOLD
     assert seqs(viewer.new()) == [0, 1, 2, 3]
 
 
@@ -917,7 +922,8 @@ def test_a_lingering_source_is_told_no_credit(reliable: Stage) -> None:
     assert reliable.alice.new() == []
     again = reliable.take_over()
     (answer,) = of_kind(PublishAnswer, again.new())
-    assert (answer.received, answer.credit) == (4000, 4000 + WINDOW)
+    assert answer.received == 4000
+    assert 0 <= 4000 + WINDOW - answer.credit < UNTOLD
 
 
 def test_a_source_that_joins_later_counts_everyone_from_its_start(reliable: Stage) -> None:

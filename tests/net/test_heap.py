@@ -1,6 +1,8 @@
 """Memory is given back when nobody is there any more."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -27,8 +29,36 @@ def test_what_lies_between_used_pieces_is_given_back() -> None:
     assert len(kept) == 10
 
 
+#: Holds 2 MB for a moment, as large reads do, and counts the pages that were made for it.
+FAULTS = """
+import resource
+from tim_trio.net.heap import keep_heap
+
+keep_heap()
+
+def use():
+    return [b"x" * 263_168 for _ in range(8)]
+
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(100):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_what_is_used_again_and_again_is_kept() -> None:
+    # In a process of its own: it holds for the whole of one.
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(done.stdout) < 5_000  # of 51,400 pages of 4 KiB
+
+
 def test_without_such_a_library_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_malloc_trim", None)
+    monkeypatch.setattr(heap, "_mallopt", None)
+    heap.keep_heap()
     heap.trim_heap()
 
 

@@ -365,6 +365,37 @@ def test_frames_before_the_bad_one_are_returned(decoder: Decoder) -> None:
 # Anything at all
 
 
+MOST = 257 * 1024
+
+
+def test_reads_end_where_large_frames_do() -> None:
+    frames = [stream_bytes(seq, payload=bytes(100_000)) for seq in range(3)]
+    size = len(frames[0])
+    decoder = Decoder(max_frame_bytes=MOST, max_init_bytes=MAX_INIT_BYTES)
+    assert decoder.suggest_read(MOST) == MOST  # nothing is known yet
+    decoder.feed(frames[0])
+    assert decoder.suggest_read(MOST) == 2 * size
+    assert decoder.suggest_read(size - 1) == size - 1
+    # Of a frame that has begun, its rest.
+    decoder.feed(frames[1][:60_000])
+    assert decoder.suggest_read(MOST) == size - 60_000
+    assert decoder.suggest_read(1000) == 1000
+    decoder.feed(frames[1][60_000:])
+    assert decoder.suggest_read(MOST) == 2 * size
+    # Of one whose size is not known, whatever comes.
+    decoder.feed(frames[2][:5])
+    assert decoder.suggest_read(MOST) == MOST
+    decoder.feed(frames[2][5:])
+    decoder.feed(stream_bytes(3))
+    assert decoder.suggest_read(MOST) == MOST
+
+
+def test_whole_large_frames_are_not_copied() -> None:
+    data = b"".join(stream_bytes(seq, payload=bytes(100_000)) for seq in range(2))
+    (run,) = Decoder(max_frame_bytes=MOST, max_init_bytes=MAX_INIT_BYTES).feed(data)
+    assert isinstance(run, Run) and run.data is data
+
+
 @given(byte_streams)
 def test_well_formed_frames_all_come_out(data: bytes) -> None:
     expected = split(data, max_frame_bytes=MAX_FRAME_BYTES, max_init_bytes=MAX_INIT_BYTES)

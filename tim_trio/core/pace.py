@@ -62,7 +62,7 @@ class Pace:
 
     Attributes:
         window: bytes that may be under way to one subscriber. At least twice
-            the largest frame, so that a frame always fits while an eighth of
+            the largest frame, so that a frame always fits while a quarter of
             the window has not been told yet.
         passed: bytes handed on to subscribers; repeats do not count.
         received: bytes read from the publisher, repeats included.
@@ -146,10 +146,11 @@ class Pace:
         else:
             return  # everyone has left: the source waits for the next
         limit = self.received + headroom
-        # An eighth of the window at a time, not a CREDIT per frame; but when
+        # A quarter of the window at a time, not a CREDIT per frame: each is a send,
+        # and wakes the publisher, who then sends so much in one go. But when
         # nothing else will move, whatever the publisher might be waiting for.
         left = self.told - self.received
-        if limit - self.told >= self.window // 8 or (
+        if limit - self.told >= self.window // 4 or (
             is_idle and limit > self.told and left < self._max_frame_bytes
         ):
             self.told = limit
@@ -163,7 +164,12 @@ class Pace:
     def is_held_up_by(self, subscription: Subscription) -> bool:
         """Say whether a subscriber leaves the source little room to go on."""
         flow = self._flows.get(subscription)
-        return flow is not None and flow.allowed - self.passed < self.window // 4
+        return flow is not None and self._holds_up(flow)
+
+    def _holds_up(self, flow: Flow) -> bool:
+        # What has not been told yet is a quarter, so the publisher may be waiting
+        # with less than a frame beside that.
+        return flow.allowed - self.passed < self.window // 2
 
     def find_slow(self, now: float, patience_s: float, least_rate: float) -> list[Subscription]:
         """Return who has made the source wait for ``patience_s`` at less than
@@ -171,7 +177,7 @@ class Pace:
         slow = []
         for flow in self._flows.values():
             taken = min(flow.granted, self.passed - flow.pending_bytes)
-            if flow.allowed - self.passed >= self.window // 4:
+            if not self._holds_up(flow):
                 flow.blocking_since = None
             elif flow.blocking_since is None:
                 flow.blocking_since = now

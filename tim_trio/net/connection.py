@@ -31,11 +31,12 @@ from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.net.turns import BEGINNING, ENDING, HANDSHAKE_STEP, REQUEST
-from tim_trio.protocol.decoder import ControlFrame
+from tim_trio.protocol.decoder import LARGE_FRAME_BYTES, ControlFrame
 from tim_trio.protocol.messages import Close, encode
 from tim_trio.protocol.runs import Run
 
-READ_BYTES: Final = 256 * 1024
+#: A little more than 256 KiB, for that much in frames with their headers.
+READ_BYTES: Final = 257 * 1024
 #: What is read where little comes at a time: making room for a large read
 #: costs 20 µs, which is as much as ten sends' worth of our own work.
 _SMALL_READ_BYTES: Final = 96 * 1024
@@ -138,6 +139,7 @@ class TcpConnection:
     """
 
     __slots__ = (
+        "_aligns_reads",
         "_decoder",
         "_limits",
         "_lingers",
@@ -175,6 +177,8 @@ class TcpConnection:
         self._turns = readiness.turns
         self._network = network_of(address)
         self._read_bytes = FIRST_READ_BYTES
+        # With TLS it is records that are read, which end where they like.
+        self._aligns_reads = not isinstance(sock, TlsSocket)
         #: Until its handshake is done.
         self._tls = sock if isinstance(sock, TlsSocket) and not sock.is_ready else None
         self._lingers = True
@@ -367,6 +371,8 @@ class TcpConnection:
                 data, is_full = b"", True
             else:
                 wanted = self._read_bytes
+                if decoder.frame_bytes >= LARGE_FRAME_BYTES and self._aligns_reads:
+                    wanted = decoder.suggest_read(wanted)
                 try:
                     data = self._socket.recv(wanted)
                 except BlockingIOError:
@@ -377,7 +383,7 @@ class TcpConnection:
                     return ENDED
                 size = len(data)
                 is_full = size == wanted
-                if wanted == FIRST_READ_BYTES:
+                if self._read_bytes == FIRST_READ_BYTES:
                     if size > FIRST_READ_BYTES // 2:
                         self._read_bytes = _SMALL_READ_BYTES
                 elif is_full:

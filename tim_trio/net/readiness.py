@@ -78,11 +78,19 @@ class ReadinessLoop(Generic[T]):
         descriptor = epoll.fileno()
         window_ends = 0.0
         many = False
+        others_ran = True
         try:
             while True:
                 events = epoll.poll(0, _EVENTS)
                 if not events:
                     await trio.lowlevel.wait_readable(descriptor)
+                    others_ran = True
+                    continue
+                if not others_ran:
+                    # Not after every look: where nothing has come meanwhile, waiting
+                    # does it, and a second pass of Trio's loop is dear.
+                    await trio.lowlevel.checkpoint()
+                    others_ran = True
                     continue
                 now = trio.current_time()
                 if now >= window_ends:
@@ -94,7 +102,7 @@ class ReadinessLoop(Generic[T]):
                 if many and self._together_s and len(events) < _EVENTS:
                     await trio.sleep_until(now + self._together_s)
                 else:
-                    await trio.lowlevel.checkpoint()
+                    others_ran = False
         finally:
             for number in list(self._waiters):
                 self.close(number)

@@ -68,6 +68,7 @@ class Decoder:
         most_items: that `feed_into` appends in one call, at least 2.
 
     Attributes:
+        frame_bytes: size of the last stream frame that was seen, whole or not.
         max_frame_bytes: bound of a whole frame; may be raised between calls
             (it is small before WELCOME).
         has_more: `feed_into` has stopped at ``most_items``: call it again, with
@@ -79,6 +80,7 @@ class Decoder:
         "_chunks",
         "_loose",
         "_needed",
+        "frame_bytes",
         "has_more",
         "max_frame_bytes",
         "max_init_bytes",
@@ -92,6 +94,7 @@ class Decoder:
         self.max_init_bytes = max_init_bytes
         self.most_items = most_items
         self.has_more = False
+        self.frame_bytes = 0
         # An incomplete frame waits as the chunks it came in, joined only once
         # it is whole: joining at every read would be quadratic.
         self._chunks: list[bytes | memoryview] = []
@@ -106,6 +109,20 @@ class Decoder:
         While `has_more`, all that has not been cut yet.
         """
         return self._buffered
+
+    def suggest_read(self, most: int) -> int:
+        """Return how much to read next, at most ``most``, so that it ends where a frame does.
+
+        Whole large frames that fill a read are forwarded as the object they were
+        read into. Else their bytes are copied once or twice more, which for a file is
+        as dear as the reading. It goes by the size of the last frame.
+        """
+        size = self.frame_bytes
+        if size < LARGE_FRAME_BYTES:
+            return most
+        if not self._chunks:
+            return most // size * size or most
+        return min(self._needed - self._buffered, most) if self._needed == size else most
 
     def feed(self, data: bytes) -> list[Run | ControlFrame]:
         """Return all frames completed by ``data``, in order.
@@ -195,6 +212,7 @@ class Decoder:
             if after > end:
                 if kind == STREAM:
                     self._check_pinned(flags, length)
+                    self.frame_bytes = after - position
                 self._needed = after - position
                 break
             if kind == STREAM:
@@ -265,6 +283,7 @@ class Decoder:
                         first_key_seq = next_seq
             seq = next_seq
             position = after
+        self.frame_bytes = length + LENGTH_BYTES
         return Run(
             room,
             source,
