@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tim_trio.cli.file_progress import FileProgress
 from tim_trio.net.client.files import FileTransfer, TransferPhase
 
 COMMAND = [sys.executable, "-m", "tim_trio"]
+DYING = [sys.executable, "-c"]
 DEADLINE_S = 50
 #: Takes half a second or more on loopback, in the middle of which something happens.
 LARGE = 60_000_000
@@ -39,9 +40,15 @@ class Scene:
     outbox: Path
     _left: list[Process] = attrs.Factory(list)
 
-    def start(self, account: str, *arguments: object, stdin: int = subprocess.DEVNULL) -> Process:
+    def start(
+        self,
+        account: str,
+        *arguments: object,
+        stdin: int = subprocess.DEVNULL,
+        command: Sequence[str] = COMMAND,
+    ) -> Process:
         process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments), "--server", self.address, "--account", account],
+            [*command, *map(str, arguments), "--server", self.address, "--account", account],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -221,6 +228,47 @@ def test_the_receiver_is_started_again(scene: Scene, how: signal.Signals) -> Non
     assert again is None or float(again[1]) * {"k": 1e-3, "M": 1}[again[2]] < 20
     assert (scene.inbox / "film.mp4").read_bytes() == path.read_bytes()
     assert list(scene.inbox.glob(".*")) == []
+
+
+#: Receives, and is killed once a file has its name: nobody has been told.
+DIES = """
+import os, runpy, signal
+from tim_trio.net.client.files.part import Part
+
+name_it = Part.finish
+
+def finish(part):
+    name_it(part)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Part.finish = finish
+runpy.run_module("tim_trio", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_started_again", [False, True], ids=["same sender", "another sender"])
+def test_a_receiver_killed_before_it_can_say_so_has_one_copy(
+    scene: Scene, is_started_again: bool
+) -> None:
+    receiver = scene.start(
+        "bob", "receive", "--dir", scene.inbox, "--accept-from", "alice", command=[*DYING, DIES]
+    )
+    path = scene.file(300_000)
+    sender = scene.send(path, "--wait", "40")
+    assert finish(receiver)[0] == -signal.SIGKILL
+    assert (scene.inbox / "film.mp4").exists()
+    if is_started_again:
+        sender.kill()
+        sender = scene.send(path, "--wait", "40")
+    # Without a yes from anybody: it goes on with what it has, which is all.
+    receiver = scene.receive("--once")
+    code, out, err = finish(receiver)
+    assert (code, out) == (0, f"{scene.inbox / 'film.mp4'}\n")
+    assert "unfinished" not in err
+    assert finish(sender)[0] == 0
+    assert [file.name for file in scene.inbox.iterdir()] == ["film.mp4"]
+    assert (scene.inbox / "film.mp4").read_bytes() == path.read_bytes()
 
 
 class Terminal:

@@ -45,6 +45,9 @@ def test_a_part_becomes_a_file(tmp_path: Path) -> None:
     part.write(memoryview(DATA)[1000:])
     assert part.sha256 == part.of.sha256
     assert part.finish() == tmp_path / NAME
+    assert files_in(tmp_path) == {NAME, ".a.txt.01234567.part.json"}
+    part.forget()
+    part.forget()
     assert files_in(tmp_path) == {NAME}
     assert (tmp_path / NAME).read_bytes() == DATA
     part.close()
@@ -74,6 +77,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     part = Part.create(tmp_path, part_of(), TRANSFER)
     part.write(DATA)
     assert part.finish() == tmp_path / "a (1).txt"
+    part.forget()
     assert files_in(tmp_path) == {NAME, "a (1).txt"}
     assert (tmp_path / NAME).read_text() == "mine"
     assert (tmp_path / "a (1).txt").read_bytes() == DATA
@@ -91,7 +95,12 @@ def test_a_name_that_cannot_be_given_leaves_the_part(
         patch.setattr(os, "link", broken)
         with pytest.raises(OSError, match="Input/output"):
             part.finish()
-    assert part.finish().read_bytes() == DATA
+    # A name that it did not get is not taken for its own later.
+    part.close()
+    again = Part.open(part.path)
+    assert again is not None and again.named is None
+    again.recover()
+    assert again.finish().read_bytes() == DATA
 
 
 def test_too_many_files_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +227,92 @@ def test_what_was_named_already_is_tidied_up(tmp_path: Path) -> None:
     os.link(path, tmp_path / NAME)
     assert Part.open(path) is None
     assert files_in(tmp_path) == {NAME}
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def finish_and_die(path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Give a part its name in a process that is killed before or after a call of `os`."""
+    part = Part.open(path)
+    assert part is not None
+    part.recover()
+    real = getattr(os, where.split()[1])
+
+    def dying(*arguments: object, **options: object) -> None:
+        if where.startswith("after"):
+            real(*arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, where.split()[1], dying)
+        with pytest.raises(Killed):
+            part.finish()
+    part.close()
+
+
+@pytest.mark.parametrize("where", ["after link", "before unlink", "after unlink"])
+@pytest.mark.parametrize("taken", [False, True])
+def test_killed_once_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, taken: bool
+) -> None:
+    if taken:
+        (tmp_path / NAME).write_text("mine")
+    path = leave_behind(tmp_path, len(DATA))
+    finish_and_die(path, monkeypatch, where)
+    named = tmp_path / ("a (1).txt" if taken else NAME)
+    part = Part.open(path)
+    assert part is not None and part.named == named and part.transfer == TRANSFER
+    part.recover()
+    part.sync()
+    assert (part.offset, part.sha256) == (len(DATA), part.of.sha256)
+    assert part.finish() == named
+    part.forget()
+    assert files_in(tmp_path) == {NAME, named.name}
+    assert named.read_bytes() == DATA
+
+
+def test_killed_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = leave_behind(tmp_path, len(DATA))
+    finish_and_die(path, monkeypatch, "before link")
+    part = Part.open(path)
+    assert part is not None and part.named is None
+    part.recover()
+    assert part.offset == len(DATA)
+    assert part.finish() == tmp_path / NAME
+
+
+def test_a_sender_that_insists_on_sending_a_named_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = leave_behind(tmp_path, len(DATA))
+    finish_and_die(path, monkeypatch, "after link")
+    part = Part.open(path)
+    assert part is not None and part.named is not None
+    part.restart()
+    assert (part.offset, part.named) == (0, None)
+    part.write(DATA)
+    assert part.finish() == tmp_path / "a (1).txt"
+
+
+def test_a_named_file_is_not_remembered_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = leave_behind(tmp_path, len(DATA))
+    finish_and_die(path, monkeypatch, "after link")
+    os.utime(path.with_name(path.name + ".json"), (0, 0))
+    assert Part.open(path) is None
+    assert files_in(tmp_path) == {NAME}
+
+
+@pytest.mark.parametrize("name", [b'"../up.txt"', b'""', b"7", b"no JSON"])
+def test_a_record_of_a_name_that_is_none(tmp_path: Path, name: bytes) -> None:
+    path = leave_behind(tmp_path, len(DATA))
+    with path.with_name(path.name + ".json").open("ab") as state:
+        state.write(name + b"\n")
+    path.unlink()
+    assert Part.open(path) is None
 
 
 def test_a_link_in_the_place_of_a_part_is_not_followed(tmp_path: Path) -> None:

@@ -133,6 +133,11 @@ class Incoming:
             return None
         return self.problem or error_of(outcome, self.machine.account, ours=By.RECEIVER)
 
+    async def forget(self) -> None:
+        """The sender knows that the file is here."""
+        if self._part is not None:
+            await trio.to_thread.run_sync(self._part.forget)
+
     async def say(self, words: list[FromReceiver]) -> None:
         await self.post(self.machine.account, words)
 

@@ -7,8 +7,13 @@ on the disk; Trio calls them in a thread, one at a time per part.
 ::
 
     .film.mp4.3f9c0a12.part         the bytes
-    .film.mp4.3f9c0a12.part.json    what they are of, and two records: how far
-                                    they have been written, and how far synced
+    .film.mp4.3f9c0a12.part.json    what they are of, and three records: how far
+                                    they have been written, how far synced, and
+                                    the name that they get
+
+The small file stays until the sender has been told that all is there. Without
+the part it says that the part has got its name: a process that was killed just
+then is not followed by one that fetches the file a second time.
 """
 
 from __future__ import annotations
@@ -35,6 +40,10 @@ STATE: Final = ".part.json"
 _VERSION: Final = 1
 #: Each record has a place of its own, so that one write replaces it whole.
 _RECORD_BYTES: Final = 240
+#: Of the name, whose every byte may be escaped.
+_NAME_RECORD_BYTES: Final = 2048
+#: So long a sender may take to come back for the word that all is there.
+_REMEMBERED_S: Final = 24 * 60 * 60.0
 _MAX_STATE_BYTES: Final = 16 * 1024
 _ID_SHOWN: Final = 8
 #: What the name of a part has beside the file's own, and may have at most.
@@ -73,6 +82,8 @@ class Part:
         offset: bytes that are written.
         synced: bytes that have reached the disk.
         transfer: under which it comes, or came last; written with the records.
+        named: the file, where it has got its name already, in another process
+            that could not say so. All is there then, and nothing is to be done.
         stopped: `recover` is to raise Stopped soon.
     """
 
@@ -81,6 +92,7 @@ class Part:
     offset: int = 0
     synced: int = 0
     transfer: str = ""
+    named: Path | None = None
     stopped: bool = False
     _fd: int = -1
     _state_fd: int = -1
@@ -129,30 +141,51 @@ class Part:
         """
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
         state_fd = fd = -1
+        part = None
         try:
-            state_fd = os.open(path.with_name(path.name + ".json"), flags)
-            fd = os.open(path, flags)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            state_fd = os.open(path.with_name(path.name + STATE.removeprefix(PART)), flags)
             found = _read_state(state_fd)
-            # Finished or thrown away by whoever had the lock before us; or named
-            # already, by a process that was killed before it could tidy up.
-            links = os.fstat(fd).st_nlink
-            gone = links != 1
-            if links > 1:
-                path.unlink()
-                path.with_name(path.name + ".json").unlink()
+            try:
+                fd = os.open(path, flags)
+            except FileNotFoundError:
+                links = 0
+            else:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                links = os.fstat(fd).st_nlink
+            if found is not None:
+                of, records_at = found
+                part = cls(of, path, fd=fd, state_fd=state_fd, records_at=records_at)
+                part = part._look_for_name(links)
         except (FileNotFoundError, BlockingIOError):
-            found, gone = None, True
+            part = None
         except BaseException:
             _close(fd, state_fd)
             raise
-        if found is None or gone:
+        if part is None:
             _close(fd, state_fd)
-            return None
-        of, records_at = found
-        part = cls(of, path, fd=fd, state_fd=state_fd, records_at=records_at)
-        part.transfer = part._read_record(0)[2] or part._read_record(1)[2]
         return part
+
+    def _look_for_name(self, links: int) -> Part | None:
+        """Return the part as its last owner left it, None where nothing is left.
+
+        ``links`` is how many names its bytes have: none without a part, two between
+        getting the file's own and losing the part's.
+        """
+        name = self._read_name()
+        self.transfer = self._read_record(0)[2] or self._read_record(1)[2]
+        if links == 1:
+            if name:
+                self._record_name("")  # it was not to be
+            return self
+        self.path.unlink(missing_ok=True)
+        is_stale = time.time() - os.fstat(self._state_fd).st_mtime > _REMEMBERED_S
+        if not name or is_stale:
+            if links or is_stale:
+                self._state_path.unlink(missing_ok=True)
+            return None
+        self.named = self.path.with_name(name)
+        self.offset = self.synced = self.of.size
+        return self
 
     @property
     def _state_path(self) -> Path:
@@ -161,6 +194,8 @@ class Part:
     @property
     def sha256(self) -> str:
         """Digest of the bytes that are written, in hex."""
+        if self.named is not None:
+            return self.of.sha256
         return self._sha.hexdigest()
 
     def recover(self) -> None:
@@ -172,6 +207,8 @@ class Part:
         Raises:
             OSError: it cannot be read.
         """
+        if self.named is not None:
+            return
         records = sorted((self._read_record(0), self._read_record(1)), key=lambda record: record[0])
         sha = hashlib.sha256()
         good, good_sha = 0, sha.copy()
@@ -210,6 +247,8 @@ class Part:
         Raises:
             OSError: it has not.
         """
+        if self.named is not None:
+            return
         os.fsync(self._fd)
         self.synced = self.offset
         self._record(0)
@@ -223,6 +262,14 @@ class Part:
         Raises:
             OSError: the part cannot be cut.
         """
+        if self.named is not None:
+            # Its sender insists on sending all of it: as another file, then.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            _close(self._fd)
+            self._fd = os.open(self.path, flags, 0o666)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.named = None
+            self._record_name("")
         self.offset = self.synced = 0
         self._sha = hashlib.sha256()
         self._record(0)
@@ -232,24 +279,37 @@ class Part:
     def finish(self) -> Path:
         """Give the file its name, or ``name (1)`` and so on; never over another file.
 
-        Call it when all is there and its digest is right. The part is closed.
+        Call it when all is there and its digest is right. The part is closed; call
+        `forget` once its sender knows.
 
         Raises:
             OSError: it cannot be named; the part stays.
         """
-        os.ftruncate(self._fd, self.offset)
-        self.sync()
-        path = self._give_name()
+        path = self.named
+        if path is None:
+            os.ftruncate(self._fd, self.offset)
+            self.sync()
+            try:
+                path = self._give_name()
+            except OSError:
+                self._record_name("")
+                raise
         self.close()
         self.path.unlink(missing_ok=True)
-        self._state_path.unlink(missing_ok=True)
         _sync_directory(path.parent)
         return path
+
+    def forget(self) -> None:
+        """The sender knows that all is there: nobody will ask again. Idempotent."""
+        self._state_path.unlink(missing_ok=True)
 
     def _give_name(self) -> Path:
         name = safe_name(self.of.name)
         for number in range(_MAX_NUMBER + 1):
             path = self.path.with_name(numbered(name, number))
+            # What it is called is known before it is: a process may be killed between.
+            self._record_name(path.name)
+            os.fsync(self._state_fd)
             try:
                 os.link(self.path, path, follow_symlinks=False)
             except FileExistsError:
@@ -296,6 +356,21 @@ class Part:
         except (ValueError, TypeError, KeyError):
             pass
         return 0, "", ""
+
+    def _record_name(self, name: str) -> None:
+        """Write what the file is going to be called; nothing for not yet."""
+        line = json.dumps(name).encode().ljust(_NAME_RECORD_BYTES - 1) + b"\n"
+        _write_all(self._state_fd, line, self._records_at + 2 * _RECORD_BYTES)
+
+    def _read_name(self) -> str:
+        offset = self._records_at + 2 * _RECORD_BYTES
+        line = os.pread(self._state_fd, _NAME_RECORD_BYTES, offset)
+        try:
+            name = json.loads(line)
+        except ValueError:
+            return ""
+        # Never out of the directory, whoever wrote it.
+        return name if isinstance(name, str) and name == os.path.basename(name) else ""
 
 
 def find_parts(directory: Path) -> list[Path]:

@@ -60,6 +60,7 @@ class _Shelf:
 
     directory: Path
     known: dict[str, tuple[PartOf, Path]] = attrs.Factory(dict)
+    _named: set[str] = attrs.Factory(set)
     _open: set[str] = attrs.Factory(set)
     _returned: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
 
@@ -74,11 +75,14 @@ class _Shelf:
             try:
                 of = read_part_of(path)
                 part = Part.open(path)
+                has_gone = part is None and not path.exists()
             except OSError:
                 continue  # finished this moment, or not ours to read
-            if of is not None:
+            if of is not None and not has_gone:
                 self.known[of.receiver] = of, path
             if part is not None:
+                if part.named is not None:
+                    self._named.add(part.of.receiver)
                 if is_id(part.transfer) and is_id(part.of.receiver):
                     pause = messages.Pause(
                         transfer=part.transfer,
@@ -89,6 +93,10 @@ class _Shelf:
                     words.append((part.of.account, pause))
                 part.close()
         return words
+
+    @property
+    def unfinished(self) -> list[PartOf]:
+        return [of for name, (of, _) in self.known.items() if name not in self._named]
 
     def find(self, account: str, offer: messages.Offer) -> str | None:
         for name, (of, _) in self.known.items():
@@ -156,7 +164,7 @@ class FileReceiver:
     @property
     def unfinished(self) -> list[PartOf]:
         """What was begun in this directory and can be gone on with."""
-        return [of for of, _ in self._shelf.known.values()]
+        return self._shelf.unfinished
 
     def __aiter__(self) -> FileReceiver:
         return self
@@ -244,9 +252,11 @@ class FileReceiver:
             return  # the same file goes on, as another transfer
         done = outcome is not None and outcome.ending is Ending.DONE
         told = done and await self._tell_done(receiver)
+        if told:
+            await incoming.forget()
         self._report(Arrival(transfer=view, path=incoming.path, error=incoming.error()))
-        if done and not told:
-            await self._tell_done_later(receiver)
+        if done and not told and await self._tell_done_later(receiver):
+            await incoming.forget()
 
     async def _say_goodbye(self, receiver: Receiver) -> None:
         """Say that we stop, as far as there is a connection to say it on."""
@@ -266,16 +276,17 @@ class FileReceiver:
         done = messages.Done(transfer=receiver.transfer, receiver=receiver.receiver)
         return await self._post(receiver.account, [done])
 
-    async def _tell_done_later(self, receiver: Receiver) -> None:
+    async def _tell_done_later(self, receiver: Receiver) -> bool:
         """The sender is away: say it until it is back. Its offers are answered anyway."""
+        told = False
         try:
             with trio.move_on_after(_TELL_DONE_S):
-                told = False
                 while not told:
                     await trio.sleep(_TELL_AGAIN_S)
                     told = await self._tell_done(receiver)
         except ConnectionClosed:
             pass
+        return told
 
 
 async def _agree(_: FileTransfer) -> bool:
