@@ -103,12 +103,17 @@ class TransferTimedOut(FileTransferError):
 
 
 class TransferFailed(FileTransferError):
-    """It cannot be: ``reason`` as in protocol.md, or one we do not know."""
+    """It cannot be: ``reason`` as in protocol.md, or one we do not know.
 
-    def __init__(self, reason: str, by: By) -> None:
+    ``detail`` says which rule was broken, on the side that saw it.
+    """
+
+    def __init__(self, reason: str, by: By, detail: str = "") -> None:
         self.reason = reason
         self.by = by
-        super().__init__(_WHY.get(reason, f"the {by} could not go on"))
+        self.detail = detail
+        text = _WHY.get(reason, f"the {by} could not go on")
+        super().__init__(f"{text}: {detail}" if detail else text)
 
 
 def error_of(outcome: Outcome, account: str, *, ours: By) -> FileTransferError:

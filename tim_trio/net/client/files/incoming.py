@@ -16,7 +16,12 @@ import trio
 from tim_trio.errors import ConnectionClosed, RoomError
 from tim_trio.net.client.errors import RequestTimedOut, StreamOver
 from tim_trio.net.client.files import messages, rules
-from tim_trio.net.client.files.errors import FileTransferError, FileUnusable, error_of
+from tim_trio.net.client.files.errors import (
+    FileTransferError,
+    FileUnusable,
+    TransferFailed,
+    error_of,
+)
 from tim_trio.net.client.files.messages import By, FromReceiver
 from tim_trio.net.client.files.names import safe_name
 from tim_trio.net.client.files.part import Part
@@ -78,7 +83,7 @@ class Incoming:
 
     Attributes:
         path: the file, once it has its name.
-        problem: what our own disk had against it.
+        problem: what our own disk had against it, or what the sender did wrong.
     """
 
     client: Client
@@ -87,7 +92,7 @@ class Incoming:
     shelf: Shelf
     post: Callable[[str, list[FromReceiver]], Awaitable[object]]
     path: Path | None = None
-    problem: FileUnusable | None = None
+    problem: FileTransferError | None = None
     _part: Part | None = None
     _discarded: bool = False
     _changed: trio.lowlevel.ParkingLot = attrs.Factory(trio.lowlevel.ParkingLot)
@@ -233,7 +238,7 @@ class Incoming:
         try:
             async with self.client.subscribe(start.room) as stream:
                 if not self._is_as_told(stream, start):
-                    return await self.say(machine.fail("protocol"))
+                    return await self._accuse("its room is not what it said")
                 complete = await self._take_bytes(stream, start, part)
         except (StreamOver, RoomError, RequestTimedOut, ConnectionClosed):
             self.client._line.raise_if_over()
@@ -272,8 +277,15 @@ class Incoming:
                     except trio.BrokenResourceError:
                         break  # the disk has failed, and says so itself
         if reader.broken:
-            await self.say(self.machine.fail("protocol"))
+            await self._accuse(reader.broken)
         return reader.complete
+
+    async def _accuse(self, what: str) -> None:
+        """The sender has broken the rules: end it, and say how to our side."""
+        words = self.machine.fail("protocol")
+        if words:
+            self.problem = TransferFailed("protocol", By.RECEIVER, what)
+        await self.say(words)
 
     async def _next_block(self, reader: _Reader, start: messages.Start) -> bytes:
         pieces: list[bytes] = []
@@ -338,7 +350,7 @@ class _Reader:
     Attributes:
         over: nothing more is to be taken.
         complete: END came where it should.
-        broken: the sender has broken the rules.
+        broken: which rule the sender has broken, empty for none.
     """
 
     _stream: Subscription
@@ -346,7 +358,7 @@ class _Reader:
     _size: int
     over: bool = False
     complete: bool = False
-    broken: bool = False
+    broken: str = ""
     _next_seq: int = 0
     _position: int = attrs.field(init=False)
 
@@ -382,15 +394,14 @@ class _Reader:
 
     def _look_at_frame(self, frame: StreamFrame) -> bytes:
         position = self._position + len(frame.payload)
-        if (
-            frame.source != self._start.source
-            or frame.track
-            or frame.is_init
-            or frame.is_key
-            or position > self._size
-            or (frame.is_end and position < self._size)
-        ):
-            self.over = self.broken = True
+        if frame.source != self._start.source or frame.track or frame.is_init or frame.is_key:
+            self.broken = "it sent something else than one file"
+        elif position > self._size:
+            self.broken = f"it sent more than the {self._size} bytes it offered"
+        elif frame.is_end and position < self._size:
+            self.broken = f"it ended after {position} of the {self._size} bytes it offered"
+        if self.broken:
+            self.over = True
             return b""
         if frame.seq != self._next_seq:
             # Not from the beginning: the subscription is not the room's first.
