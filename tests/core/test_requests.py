@@ -5,6 +5,8 @@ What concerns rooms is in test_session.py, with the rest of a conversation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import trio
 from hypothesis import settings
@@ -16,13 +18,17 @@ from tests.core.relations_model import NAMES, Model
 from tests.core.test_session import Caller
 from tim_trio.core.accounts import Gate
 from tim_trio.core.manager import RoomManager
+from tim_trio.core.member import Member
 from tim_trio.core.relations import MemoryRelations, Relations, Verdict
+from tim_trio.core.requests import carry_out
 from tim_trio.core.session import Session
-from tim_trio.errors import Code
+from tim_trio.errors import Code, RoomError
 from tim_trio.protocol.messages import (
     AccountSend,
     AccountSendAnswer,
     AccountStream,
+    AskToPush,
+    AskToPushAnswer,
     Ban,
     BanAnswer,
     BanKind,
@@ -41,6 +47,7 @@ from tim_trio.protocol.messages import (
     NodeFiguresAnswer,
     Policy,
     Publish,
+    PushAsked,
     Right,
     RoomClosed,
     RoomClosedReason,
@@ -152,6 +159,61 @@ async def test_a_list_of_contacts_fits_into_a_frame() -> None:
     assert pages == 2
     assert [entry.account for entry in found] == names
     assert {entry.state for entry in found} == {ContactState.ASKED_BY_ME}
+
+
+# Asking to push
+
+
+@pytest.mark.parametrize("how", ["block", "policy"])
+async def test_an_ask_that_the_creator_does_not_want_to_hear(
+    manager: RoomManager, how: str
+) -> None:
+    gate: Gate[Session] = Gate(relations=MemoryRelations())
+    alice = await Caller(manager, gate=gate).enter("alice")
+    bob = await Caller(manager, gate=gate).enter("bob")
+    room = await alice.register()
+    ask = AskToPush(room=room, message="please")
+    unheard = {
+        "block": Contact(action=ContactAction.BLOCK, account="bob"),
+        "policy": SetPolicy(policy=Policy.CONTACTS),
+    }[how]
+    heard = {
+        "block": Contact(action=ContactAction.UNBLOCK, account="bob"),
+        "policy": SetPolicy(policy=Policy.ANYONE),
+    }[how]
+    await alice.ask(unheard)
+    # As where the creator is away, which may also be asked again at once.
+    for _ in range(2):
+        assert await bob.refusal(ask) is Code.CREATOR_ABSENT
+    assert alice.peer.new() == []
+    await alice.ask(heard)
+    assert await bob.ask(ask) == AskToPushAnswer(told=1)
+    assert alice.peer.new() == [PushAsked(room=room, account="bob", message="please")]
+    # What one may know anyway is said as ever.
+    await alice.ask(unheard)
+    assert await bob.refusal(ask, 1.0) is Code.RATE_LIMITED
+    assert await bob.refusal(AskToPush(room=room + 1, message="")) is Code.NO_SUCH_ROOM
+
+
+async def test_an_asker_that_leaves_meanwhile(manager: RoomManager) -> None:
+    class Slow(MemoryRelations):
+        async def verdicts(self, sender: str, receivers: Sequence[str]) -> list[Verdict]:
+            bob.peer.outbox.abort(None)
+            return await super().verdicts(sender, receivers)
+
+    gate: Gate[Session] = Gate(relations=Slow())
+    alice = await Caller(manager, gate=gate).enter("alice")
+    bob = await Caller(manager, gate=gate).enter("bob")
+    ask = AskToPush(room=await alice.register(), message="")
+    with pytest.raises(RoomError) as caught:
+        await carry_out(manager, gate, member_of(bob), ask, 1, 0.0)
+    assert caught.value.code is Code.UNAVAILABLE
+    assert alice.peer.new() == []
+
+
+def member_of(caller: Caller) -> Member:
+    assert caller.session.member is not None
+    return caller.session.member
 
 
 # Bans

@@ -19,7 +19,8 @@ from tim_trio.net.client import connect
 from tim_trio.net.client.files import FileSent, FileTransfer
 
 SIZE = 200_000_000
-DEADLINE_S = 100
+DEADLINE_S = 200
+_POLL_S = 0.01
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +87,9 @@ async def test_the_server_is_killed_twice_under_a_large_file(
         sent.append(await alice.send_file(path, to="bob"))
 
     async def until(view: FileTransfer, share: float) -> None:
-        await eventually(lambda: view.position >= share * SIZE, f"{share:.0%} of the file")
+        # Most of it is waiting for the disk and for a core, where others have them too.
+        while view.position < share * SIZE:  # noqa: ASYNC110 - a view has no event
+            await trio.sleep(_POLL_S)
 
     with trio.fail_after(DEADLINE_S):
         async with (

@@ -25,6 +25,7 @@ from tim_trio.core.accounts import Gate
 from tim_trio.core.figures import load_bytes, room_for_entries
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
+from tim_trio.core.relations import may_reach
 from tim_trio.core.session import Session
 from tim_trio.errors import (
     ClusterError,
@@ -231,10 +232,14 @@ class Requests:
     ) -> AskToPushAnswer:
         """As `RoomManager.ask_to_push`, for a creator who may be anywhere."""
         here = 0
+        is_heard = await may_reach(self.gate.relations, member.account, room.creator)
         try:
-            here = self.manager.ask_to_push(member, room.number, request.message, now)
+            here = self.manager.ask_to_push(
+                member, room.number, request.message, now, is_heard=is_heard
+            )
         except CreatorAbsent:
-            pass
+            if not is_heard:
+                raise
         event = PushAsked(room=room.number, account=member.account, message=request.message)
         elsewhere, _ = await self.devices.tell(room.creator, encode(event))
         if not here + elsewhere:

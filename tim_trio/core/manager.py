@@ -471,8 +471,19 @@ class RoomManager:
         )
         return page(among, after, limit, member.account, self.node.limits.max_frame_bytes)
 
-    def ask_to_push(self, member: Member, number: int, message: str, now: float) -> int:
-        """Tell the creator's connections that the account wants to push; return how many."""
+    def ask_to_push(
+        self, member: Member, number: int, message: str, now: float, *, is_heard: bool = True
+    ) -> int:
+        """Tell the creator's connections that the account wants to push; return how many.
+
+        Args:
+            is_heard: what the account says may reach the creator; else it looks
+                as if nobody were there.
+
+        Raises:
+            RoomError: ``no_such_room``, ``permission_denied``, ``already_granted``,
+                ``rate_limited``, ``creator_absent``.
+        """
         if not member.may_push_to(number):
             raise room_error(Code.PERMISSION_DENIED, _NARROWED)
         room = self._room(number)
@@ -480,7 +491,7 @@ class RoomManager:
         if room.may_push(account):
             raise room_error(Code.ALREADY_GRANTED)
         room.asks.check(account, now)
-        creators = self.members_of(room.creator)
+        creators = self.members_of(room.creator) if is_heard else ()
         if not creators:
             raise room_error(Code.CREATOR_ABSENT)
         room.asks.note(account, now)

@@ -147,6 +147,17 @@ class Relations(Protocol):
         """Return who may send to the account."""
 
 
+async def may_reach(relations: Relations, sender: str, receiver: str) -> bool:
+    """Say whether a word of one account may come to another's eyes, if it is there.
+
+    Raises:
+        RoomError: as `Relations.verdicts`.
+    """
+    (verdict,) = await relations.verdicts(sender, (receiver,))
+    # An account that is not written down has nobody blocked.
+    return verdict in (Verdict.DELIVER, Verdict.UNKNOWN)
+
+
 def check_other(account: str, other: str) -> None:
     """Raise ``bad_request`` for who has to do with nobody but itself."""
     if account == other:

@@ -16,7 +16,7 @@ from tim_trio.core import account_streams, figures
 from tim_trio.core.accounts import Authenticator, Gate
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
-from tim_trio.core.relations import as_fits
+from tim_trio.core.relations import Relations, as_fits, may_reach
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import (
     AccountSend,
@@ -115,11 +115,30 @@ async def _carry_out(
             return SetPolicyAnswer()
         case GetPolicy():
             return GetPolicyAnswer(policy=await relations.get_policy(member.account))
+        case AskToPush(room=number, message=message):
+            told = await _ask_to_push(manager, relations, member, number, message, now)
+            return AskToPushAnswer(told=told)
         case Ban():
             await _ban(manager, gate.authenticator, member, request, now)
             return BanAnswer()
         case _:
             return await _room_request(manager, member, request, request_id, now)
+
+
+async def _ask_to_push(
+    manager: RoomManager,
+    relations: Relations,
+    member: Member,
+    number: int,
+    message: str,
+    now: float,
+) -> int:
+    room = manager.rooms.get(number)
+    is_heard = room is None or await may_reach(relations, member.account, room.creator)
+    if member.outbox.closed:
+        # It lost its rights, or left, while that was looked up.
+        raise room_error(Code.UNAVAILABLE)
+    return manager.ask_to_push(member, number, message, now, is_heard=is_heard)
 
 
 async def _ban(
@@ -182,9 +201,6 @@ async def _room_request(
         case ListRooms():
             more, entries = manager.list_rooms(member, request.scope, request.after, request.limit)
             return ListRoomsAnswer(more=more, rooms=entries)
-        case AskToPush():
-            told = manager.ask_to_push(member, request.room, request.message, now)
-            return AskToPushAnswer(told=told)
         case NodeFigures() | RoomFigures() | SubscriberFigures():
             return await figures.answer(manager, member, request, now)
         case Credit():
