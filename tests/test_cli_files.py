@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +22,7 @@ import attrs
 import pytest
 
 from tim_trio.cli.file_progress import FileProgress
+from tim_trio.cli.progress import cells, clip
 from tim_trio.net.client.files import FileTransfer, TransferPhase
 
 COMMAND = [sys.executable, "-m", "tim_trio"]
@@ -274,8 +279,9 @@ def test_a_receiver_killed_before_it_can_say_so_has_one_copy(
 class Terminal:
     """The other end of a person's terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = 80) -> None:
         self._ours, self.theirs = pty.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.text = ""
 
     def read_until(self, wanted: str) -> None:
@@ -284,6 +290,11 @@ class Terminal:
             readable, _, _ = select.select([self._ours], [], [], deadline - time.monotonic())
             assert readable, f"in vain: {wanted!r} in {self.text!r}"
             self.text += os.read(self._ours, 4096).decode()
+
+    def live_lines(self) -> list[str]:
+        """Return what each line was that has been written over."""
+        pieces = self.text.split("\r\x1b[K")
+        return [piece for piece in pieces if piece and "\n" not in piece]
 
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
@@ -294,10 +305,12 @@ class Terminal:
 
 
 @contextmanager
-def at_a_terminal(scene: Scene, *arguments: object) -> Iterator[tuple[Process, Terminal]]:
-    terminal = Terminal()
+def at_a_terminal(
+    scene: Scene, *arguments: object, account: str = "bob", columns: int = 80
+) -> Iterator[tuple[Process, Terminal]]:
+    terminal = Terminal(columns)
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments), "--server", scene.address, "--account", "bob"],
+        [*COMMAND, *map(str, arguments), "--server", scene.address, "--account", account],
         stdin=terminal.theirs,
         stdout=subprocess.PIPE,
         stderr=terminal.theirs,
@@ -354,6 +367,42 @@ def test_a_bar_on_a_terminal(scene: Scene) -> None:
         assert process.returncode == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [80, 40])
+def test_both_sides_in_a_terminal_of_so_many_columns(scene: Scene, columns: int) -> None:
+    path = scene.file(400_000_000)
+    receive = ("receive", "--dir", scene.inbox, "--accept-from", "alice")
+    send = ("send", path, "--to", "bob")
+    with (
+        at_a_terminal(scene, *receive, columns=columns) as (receiver, below),
+        at_a_terminal(scene, *send, "--wait", 40, account="alice", columns=columns) as (
+            sender,
+            above,
+        ),
+    ):
+        for terminal in (above, below):
+            terminal.read_until(" left")
+        receiver.send_signal(signal.SIGINT)
+        assert receiver.wait(DEADLINE_S) == 130
+        below.read_until("interrupted: run the same command again to go on with film.mp4")
+        above.read_until("bob has stopped, waiting")
+        sender.send_signal(signal.SIGINT)
+        assert sender.wait(DEADLINE_S) == 130
+        above.read_until("interrupted: run the same command again to go on")
+        for terminal in (above, below):
+            lines = terminal.live_lines()
+            assert max(map(cells, lines)) < columns
+            moving = [line for line in lines if line.endswith(" left")]
+            assert moving
+            for line in moving:
+                assert re.fullmatch(
+                    r"(sending |receiving )?film\.mp4 \d+ %"
+                    r"( \[#*\.*\])?( [\d.]+ .?B of 400\.00 MB)?"
+                    r", [\d.]+ .?B/s, [\d:]+ (s|min|h) left",
+                    line,
+                ), line
+
+
 # The line of progress
 
 
@@ -403,6 +452,60 @@ def test_a_line_for_several_files() -> None:
     both = (transfer(running, position=50), transfer(running, position=100))
     assert line_of(*both) == "sending 2 files 37 % 150 B of 400 B"
     assert line_of(transfer(running, size=0)) == "sending ab.txt 100 % 0 B of 0 B"
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "name, columns, line",
+    [
+        (
+            "film.mp4",
+            99,
+            "receiving film.mp4 41 % [#########...............]"
+            " 300.00 MB of 730.00 MB, 100.00 MB/s, 4 s left",
+        ),
+        (
+            "film.mp4",
+            79,
+            "receiving film.mp4 41 % [##.....] 300.00 MB of 730.00 MB, 100.00 MB/s, 4 s left",
+        ),
+        (
+            "holiday film.mp4",
+            79,
+            "receiving holiday film.mp4 41 % 300.00 MB of 730.00 MB, 100.00 MB/s, 4 s left",
+        ),
+        (
+            "the whole of our holidays.mp4",
+            79,
+            "receiving the whole of our … 41 % 300.00 MB of 730.00 MB, 100.00 MB/s, 4 s left",
+        ),
+        ("film.mp4", 49, "receiving film.mp4 41 %, 100.00 MB/s, 4 s left"),
+        ("film.mp4", 39, "film.mp4 41 %, 100.00 MB/s, 4 s left"),
+        ("a long name.mp4", 39, "a long nam… 41 %, 100.00 MB/s, 4 s left"),
+        ("电影电影电影电影.mp4", 39, "电影电影电… 41 %, 100.00 MB/s, 4 s left"),
+    ],
+)
+def test_a_line_is_as_wide_as_the_terminal(name: str, columns: int, line: str) -> None:
+    view = transfer(TransferPhase.RUNNING, name=name, size=730_000_000)
+    progress = FileProgress("receiving", lambda: [view], file=Screen())
+    view.position = view.moved_bytes = 200_000_000
+    progress._line(0.0, columns)
+    view.position = view.moved_bytes = 300_000_000
+    assert progress._line(1.0, columns) == line
+    assert cells(line) <= columns
+
+
+@pytest.mark.parametrize("columns", range(1, 120))
+def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
+    view = transfer(TransferPhase.RUNNING, name="电影 e\u0301tude.mp4", size=730_000_000)
+    progress = FileProgress("receiving", lambda: [view], file=Screen())
+    for now in range(3):
+        view.position = view.moved_bytes = now * 100_000_000
+        assert cells(clip(progress._line(float(now), columns), columns)) <= columns
 
 
 def test_the_rate_is_of_the_last_moments() -> None:

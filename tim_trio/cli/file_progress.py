@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +10,7 @@ from typing import Final, TextIO, assert_never
 import attrs
 import trio
 
-from tim_trio.cli.progress import format_bytes, tell_of_losses
+from tim_trio.cli.progress import cells, clip, columns_of, format_bytes, tell_of_losses
 from tim_trio.net.client import Client
 from tim_trio.net.client.files import FileTransfer, TransferPhase
 from tim_trio.net.client.files.names import safe_name
@@ -21,7 +20,11 @@ _TERMINAL_PERIOD_S: Final = 0.2
 _PLAIN_PERIOD_S: Final = 1.0
 _CLEAR_LINE: Final = "\r\x1b[K"
 _BAR_CELLS: Final = 24
-_DEFAULT_COLUMNS: Final = 100
+_LEAST_BAR_CELLS: Final = 5
+#: A name is cut to so much before anything else is left out.
+_LEAST_NAME_CELLS: Final = 12
+#: Of a line that is not for a terminal.
+_ANY_COLUMNS: Final = 10_000
 #: The rate shown is of the last second or so, and not of one tick.
 _RATE_WINDOW_S: Final = 2.0
 
@@ -79,16 +82,18 @@ class FileProgress:
         live = self._is_live
         while True:
             await trio.sleep(_TERMINAL_PERIOD_S if live else _PLAIN_PERIOD_S)
-            line = self._line(trio.current_time())
+            columns = columns_of(self._file) - 1 if live else _ANY_COLUMNS
+            line = self._line(trio.current_time(), columns)
             if self.paused or (line == self._shown and not live):
                 continue
             self._shown = line
             if live:
-                self._write(line[: shutil.get_terminal_size().columns - 1])
+                # A line that the terminal breaks could not be taken back.
+                self._write(clip(line, columns))
             elif line:
                 self._write(f"{line}\n")
 
-    def _line(self, now: float) -> str:
+    def _line(self, now: float, columns: int = _ANY_COLUMNS) -> str:
         transfers = [each for each in self.transfers() if each.phase is not TransferPhase.OVER]
         if not transfers:
             self._samples.clear()
@@ -96,7 +101,7 @@ class FileProgress:
         moving = [each for each in transfers if each.phase in _MOVING]
         if len(moving) > 1:
             done = sum(each.position for each in moving)
-            return self._bar(f"{self.verb} {len(moving)} files", moving, done, now)
+            return self._bar(f"{len(moving)} files", moving, done, now, columns)
         first = (moving or transfers)[0]
         match first.phase:
             case TransferPhase.READING:
@@ -111,21 +116,40 @@ class FileProgress:
             case TransferPhase.CHECKING if self.verb == "sending":
                 return f"{shown_name(first)}: waiting for {first.account} to have all of it"
             case TransferPhase.RUNNING | TransferPhase.CHECKING | TransferPhase.OVER:
-                what = f"{self.verb} {shown_name(first)}"
-                return self._bar(what, [first], first.position, now)
+                return self._bar(shown_name(first), [first], first.position, now, columns)
         assert_never(first.phase)
 
-    def _bar(self, what: str, transfers: Sequence[FileTransfer], done: int, now: float) -> str:
+    def _bar(
+        self, what: str, transfers: Sequence[FileTransfer], done: int, now: float, columns: int
+    ) -> str:
+        """Return percentage, sizes, rate and time left, as far as ``columns`` admit them."""
         size = sum(each.size for each in transfers)
         rate = self._rate(now, sum(each.moved_bytes for each in self.transfers()))
-        line = f"{what} {_percent(done, size)}"
-        if self._is_live:
-            cells = _BAR_CELLS * done // max(size, 1)
-            line += f" [{'#' * cells}{'.' * (_BAR_CELLS - cells)}]"
-        line += f" {format_bytes(done)} of {format_bytes(size)}"
+        percent = _percent(done, size)
+        sizes = f" {format_bytes(done)} of {format_bytes(size)}"
+        speed = ""
         if rate > 0:
-            line += f", {format_bytes(rate)}/s, {_duration((size - done) / rate)} left"
-        return line
+            speed = f", {format_bytes(rate)}/s, {_duration((size - done) / rate)} left"
+        whole = f"{self.verb} {what} {percent}{sizes}{speed}"
+        spare = columns - cells(whole) - len(" []")
+        if self._is_live and spare >= _LEAST_BAR_CELLS:
+            width = min(_BAR_CELLS, spare)
+            full = width * done // max(size, 1)
+            return (
+                f"{self.verb} {what} {percent} [{'#' * full}{'.' * (width - full)}]{sizes}{speed}"
+            )
+        if cells(whole) <= columns:
+            return whole
+        # Too narrow for all of it. The time left is worth more than the sizes.
+        for head, tail in (
+            (f"{self.verb} ", f" {percent}{sizes}{speed}"),
+            (f"{self.verb} ", f" {percent}{speed}"),
+            ("", f" {percent}{speed}"),
+        ):
+            room = columns - cells(head + tail)
+            if room >= min(cells(what), _LEAST_NAME_CELLS):
+                break
+        return f"{head}{clip(what, room)}{tail}"
 
     def _rate(self, now: float, moved: int) -> float:
         samples = self._samples

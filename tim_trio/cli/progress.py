@@ -5,7 +5,10 @@ A library would bring a bar, and a live stream has no length to fill one.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
+import unicodedata
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final, TextIO
@@ -41,6 +44,39 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
         count /= 1000
     return f"{count:.2f} TB"
+
+
+def columns_of(file: TextIO) -> int:
+    """Return how wide a terminal is; of the terminal that is written to, not of another."""
+    try:
+        columns = os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return columns or shutil.get_terminal_size().columns
+
+
+def cells(text: str) -> int:
+    """Return how many columns a text takes: two for a Chinese character, none for an accent."""
+    return sum(map(_cells_of, text))
+
+
+def _cells_of(character: str) -> int:
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def clip(text: str, most_cells: int) -> str:
+    """Return a text in so many columns at most, with … for what was cut off."""
+    if cells(text) <= most_cells:
+        return text
+    kept, left = "", most_cells - 1
+    for character in text:
+        left -= _cells_of(character)
+        if left < 0:
+            break
+        kept += character
+    return f"{kept}…" if most_cells > 0 else ""
 
 
 @attrs.define(eq=False)
@@ -92,7 +128,9 @@ class Progress:
             now = trio.current_time()
             rate = (self.bytes - self._shown_bytes) / max(now - self._shown_at, 1e-9)
             self._shown_bytes, self._shown_at = self.bytes, now
-            self._write(self._line(rate) + ("" if live else "\n"))
+            line = self._line(rate)
+            # A line that the terminal breaks could not be taken back.
+            self._write(clip(line, columns_of(self._file) - 1) if live else f"{line}\n")
 
     def _write_total(self) -> None:
         elapsed = trio.current_time() - self._started

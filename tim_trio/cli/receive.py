@@ -61,11 +61,12 @@ def receive(
     """
     # Without a person nobody is asked, and the answer is no.
     asks = sys.stdin.isatty()
+    under_way: list[FileTransfer] = []
+    progress = FileProgress("receiving", lambda: under_way, quiet=quiet)
 
     async def command() -> int:
         bounds = Bounds(reconnect_for_s=reconnect_for_s)
         async with login.connect(reconnect=reconnect_for_s > 0, bounds=bounds) as client:
-            progress = FileProgress("receiving", lambda: arrivals.transfers, quiet=quiet)
             person = Person(progress)
             try:
                 async with client.receive_files(
@@ -74,14 +75,22 @@ def receive(
                     accept_from=frozenset(accept_from),
                 ) as arrivals:
                     _greet(progress, arrivals, directory, asks or bool(accept_from))
+                    progress.transfers = lambda: arrivals.transfers
                     async with progress.shown(client):
-                        return await _take(arrivals, progress, once)
+                        try:
+                            return await _take(arrivals, progress, once)
+                        finally:
+                            under_way[:] = [each for each in arrivals.transfers if each.attempts]
             except OSError as error:
                 raise click.ClickException(
                     f"cannot receive into {directory}: {error.strerror}"
                 ) from error
 
-    return run(command)
+    code = run(command)
+    if code and under_way:
+        names = ", ".join(map(shown_name, under_way))
+        progress.say(f"interrupted: run the same command again to go on with {names}")
+    return code
 
 
 def _greet(progress: FileProgress, arrivals: FileReceiver, directory: Path, accepts: bool) -> None:
