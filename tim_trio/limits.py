@@ -81,6 +81,13 @@ class Limits:
         "unsent bytes of all connections of this process",
         least=MIB,
     )
+    node_reliable_bytes: int = _bound(
+        1024 * MIB,
+        "bytes",
+        "of them those that sources of reliable rooms hold, each counted once however many wait "
+        "for the same; beyond it who makes the process hold most is closed as a slow consumer",
+        least=64 * KIB,
+    )
     control_backlog_bytes: int = _bound(
         512 * KIB,
         "bytes",

@@ -872,6 +872,44 @@ async def test_who_holds_up_a_reliable_room_too_long_is_closed(
     nursery.cancel_scope.cancel()
 
 
+async def test_what_reliable_rooms_hold_in_all_is_bounded(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    node = Node(node_reliable_bytes=64 * 1024)
+    nursery.start_soon(node.manager.run_pacing)
+    mallory = enter(node.manager, "mallory", budget=0)
+    bob = enter(node.manager, "bob", budget=0)
+    live = await node.room()
+    node.subscribe(bob, live.number)
+    for number in range(12):
+        room = await node.manager.register(
+            node.alice.member, RoomMode.RELIABLE, 0, 0, trio.current_time()
+        )
+        source = node.publish(node.alice, room.number)
+        for peer in (mallory, bob) if number == 7 else (mallory,):
+            node.subscribe(peer, room.number)
+        writer = TrackWriter(room.number)
+        for _ in range(5):
+            room.push(source, writer.run(0, size=1000), trio.current_time())
+    assert sum(room.reliable_bytes for room in node.manager.rooms.values()) == 60_000
+    await trio.sleep(1.5)
+    assert mallory.aborts == bob.aborts == 0
+    for room in list(node.manager.rooms.values()):
+        if room.mode is RoomMode.RELIABLE:
+            (source,) = room.sources.values()
+            writer = TrackWriter(room.number)
+            writer.next_seq = 5
+            room.push(source, writer.run(0, size=1000), trio.current_time())
+    assert sum(room.reliable_bytes for room in node.manager.rooms.values()) == 72_000
+    await trio.sleep(1.5)
+    # Who makes it hold most, and nobody else, and once.
+    await trio.sleep(2)
+    assert (mallory.aborts, mallory.outbox.close_code) == (1, Code.SLOW_CONSUMER)
+    assert bob.aborts == 0
+    assert node.manager.node.figures()["limited_node_reliable_bytes"] == 1
+    nursery.cancel_scope.cancel()
+
+
 async def test_lingering_sources_leave_by_the_clock(
     node: Node, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:

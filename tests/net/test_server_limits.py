@@ -305,6 +305,18 @@ async def _slow_subscribers(running: Running) -> None:
     await eventually(lambda: running.node.closes["slow_consumer"] == 1, "it is closed")
 
 
+@case("node_reliable_bytes", 64 * 1024)
+async def _what_reliable_rooms_hold(running: Running) -> None:
+    publisher, _ = await running.published_room()
+    request = attrs.evolve(register_room(), mode=messages.RoomMode.RELIABLE)
+    room = (await publisher.request(request, messages.RegisterRoomAnswer)).room
+    await publisher.publish(room, os.urandom(16))
+    await (await running.connect("bob", receive_buffer=4096)).subscribe(room)  # and does not read
+    for seq in range(2):
+        await publisher.send(frame(room, seq, bytes(1_000_000)))
+    await eventually(lambda: running.node.closes["slow_consumer"] == 1, "it is closed")
+
+
 @case("max_rooms_per_account", 1)
 async def _rooms_of_an_account(running: Running) -> None:
     client = await running.connect()

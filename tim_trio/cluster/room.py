@@ -9,7 +9,7 @@ Source: protocol.md, section 12; docs/cluster.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -20,6 +20,7 @@ from tim_trio.core.listing import TRACK_BYTES, source_bytes
 from tim_trio.core.member import Member
 from tim_trio.core.pace import Pace
 from tim_trio.core.room import Room
+from tim_trio.core.shedding import Claim
 from tim_trio.core.sources import Source, Track
 from tim_trio.core.subscription import Subscription
 from tim_trio.protocol.layout import LENGTH_BYTES, STREAM_HEADER
@@ -558,3 +559,9 @@ class SharedRoom(Room):
     def find_slow(self, now: float) -> list[Subscription]:
         """As for any room, but links are never slow consumers."""
         return [each for each in super().find_slow(now) if not self._is_bond(each)]
+
+    def claims(self) -> Iterator[list[Claim]]:
+        """As for any room, but links are never closed for it: whoever is behind them is."""
+        links = {bond.subscription.outbox for bond in self.bonds.values()}
+        for claims in super().claims():
+            yield [claim for claim in claims if claim.outbox not in links]

@@ -21,9 +21,11 @@ import trio
 from tim_trio.core.directory import Directory, MemoryDirectory, RoomRecord
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
+from tim_trio.core.outbox import Outbox
 from tim_trio.core.rates import Allowance, Recent
 from tim_trio.core.room import Room
 from tim_trio.core.room_list import page
+from tim_trio.core.shedding import choose
 from tim_trio.core.sources import Source
 from tim_trio.core.throttle import AccountRates, address_commands
 from tim_trio.errors import Code, room_error
@@ -563,12 +565,19 @@ class RoomManager:
         for room in list(self.rooms.values()):
             if room.mode is RoomMode.RELIABLE:
                 for subscription in room.find_slow(now):
-                    # Reaches it only where nothing is queued: the kernel
-                    # takes our bytes and the program grants no credit.
                     self.node.count_limit("min_reliable_rate")
-                    close = encode_close(Code.SLOW_CONSUMER)
-                    subscription.outbox.put_control(close, now)
-                    subscription.outbox.abort(Code.SLOW_CONSUMER)
+                    _close_as_slow(subscription.outbox, now)
+        self._shed(now)
+
+    def _shed(self, now: float) -> None:
+        """Close who makes reliable rooms hold more than the node has for them."""
+        most_bytes = self.node.limits.node_reliable_bytes
+        rooms = [room for room in self.rooms.values() if room.mode is RoomMode.RELIABLE]
+        if sum(room.reliable_bytes for room in rooms) <= most_bytes:
+            return
+        for outbox in choose([claims for room in rooms for claims in room.claims()], most_bytes):
+            self.node.count_limit("node_reliable_bytes")
+            _close_as_slow(outbox, now)
 
     async def run_viewers(self) -> None:
         """Tell publishers how many watch, at most once per interval. Runs until cancelled."""
@@ -580,6 +589,13 @@ class RoomManager:
         for room in list(self.rooms.values()):
             if room.viewers_changed:
                 room.announce_viewers(now)
+
+
+def _close_as_slow(outbox: Outbox, now: float) -> None:
+    # Reaches it only where nothing is queued: the kernel takes our bytes and the
+    # program grants no credit.
+    outbox.put_control(encode_close(Code.SLOW_CONSUMER), now)
+    outbox.abort(Code.SLOW_CONSUMER)
 
 
 def _closed_text(reason: RoomClosedReason, why: str) -> str:

@@ -161,6 +161,11 @@ class Pace:
         flow = self._flows.get(subscription)
         return 0 if flow is None else flow.pending_bytes
 
+    @property
+    def backlog_bytes(self) -> int:
+        """What is held for subscribers, who share it: as much as the furthest behind waits for."""
+        return max((flow.pending_bytes for flow in self._flows.values()), default=0)
+
     def is_held_up_by(self, subscription: Subscription) -> bool:
         """Say whether a subscriber leaves the source little room to go on."""
         flow = self._flows.get(subscription)

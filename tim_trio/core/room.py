@@ -22,6 +22,7 @@ from tim_trio.core.member import Member
 from tim_trio.core.node import Node
 from tim_trio.core.outbox import Outbox
 from tim_trio.core.pace import Pace
+from tim_trio.core.shedding import Claim
 from tim_trio.core.sources import Source, Track, check_sequence
 from tim_trio.core.subscription import Subscription, Tally
 from tim_trio.errors import Code, RemoteProtocolError, room_error
@@ -451,6 +452,26 @@ class Room:
                 now, limits.reliable_patience_s, limits.min_reliable_rate
             )
         ]
+
+    @property
+    def reliable_bytes(self) -> int:
+        """What the room's sources hold for subscribers; 0 in a live room."""
+        return sum(
+            source.pace.backlog_bytes for source in self.sources.values() if source.pace is not None
+        )
+
+    def claims(self) -> Iterator[list[Claim]]:
+        """Yield for each source of a reliable room what is queued for whom.
+
+        Not for who is being closed already.
+        """
+        for source in self.sources.values():
+            yield [
+                Claim(member.account, subscription.outbox, pending_bytes)
+                for member, subscription in self.subscribers()
+                if (pending_bytes := source.pending_bytes(subscription))
+                and not subscription.outbox.closed
+            ]
 
     def unpublish(self, owner: Member, source: Source, request_id: int, now: float) -> None:
         """End a source at its owner's wish, and answer."""
