@@ -24,6 +24,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 ARGS ?=
 # Options for pytest, as in: make check PYTEST_ARGS="tests/core -x"
 PYTEST_ARGS ?=
+# Tests that may run beside each other do, as many as there are cores, up to four.
+SIDE_BY_SIDE := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# The tests that were asked for may all be of one kind: pytest's code for none is 5.
+NONE_IS_FINE = $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 # Rows of the benchmark, as in: make bench ROWS=R1,R2 (all without it)
 ROWS ?=
 
@@ -42,13 +46,14 @@ cluster: $(VENV)/.installed ## run etcd and three nodes on this machine; NODES=5
 
 test: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## everything: format, lint, types, all tests with coverage
 	@$(MAKE) --no-print-directory lint
-	$(PYTHON) -m pytest -m "not soak" --cov --cov-report= $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -m "not soak and not alone" $(SIDE_BY_SIDE) --cov --cov-report= $(PYTEST_ARGS) $(NONE_IS_FINE)
+	$(PYTHON) -m pytest -m "not soak and alone" --cov --cov-append --cov-report= $(PYTEST_ARGS) $(NONE_IS_FINE)
 	$(PYTHON) -m coverage report
 	$(PYTHON) -m coverage report --include='tim_trio/protocol/*,tim_trio/core/*' --fail-under=100
 
 check: debian-check $(VENV)/.installed-dev ## the part of `make test` that takes less than a minute
 	@$(MAKE) --no-print-directory lint
-	$(PYTHON) -m pytest -m "not slow and not soak" --hypothesis-profile=quick $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -m "not slow and not soak" $(SIDE_BY_SIDE) --hypothesis-profile=quick $(PYTEST_ARGS)
 
 # SOAK_SECONDS=180 is a short one; SOAK_SHARE is of a core, see tests/soak/.
 soak: debian-test $(VENV)/.installed-dev ## too long for `make test`: half an hour of churn, the fuzzers at length

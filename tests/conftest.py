@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 _numbers = itertools.count()
 
+#: What takes the whole machine, or looks at a clock: `make test` runs it one by
+#: one, after all else has run side by side.
+_ALONE = {"browser", "cluster", "e2e", "soak", "test_storms.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(here).parts[0] in _ALONE:
+            item.add_marker(pytest.mark.alone)
+
+
 # No deadline: the machine may be busy, and nothing here asserts a speed.
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile(

@@ -104,6 +104,7 @@ def test_standard_streams_that_are_closed(closed: str, arguments: list[str]) -> 
 
 def test_version_and_config(command_line: CommandLine) -> None:
     assert command_line("version") == (0, f"tim_trio {__version__}\n", "")
+    assert command_line("--version") == (0, f"tim_trio {__version__}\n", "")
     assert command_line("config") == (0, render_defaults(), "")
 
 

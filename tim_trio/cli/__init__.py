@@ -12,6 +12,7 @@ from typing import Final
 
 import click
 
+from tim_trio._version import __version__
 from tim_trio.cli.account import account
 from tim_trio.cli.ban import ban
 from tim_trio.cli.cluster import cluster
@@ -36,7 +37,8 @@ class _Program(click.Group):
     """Without a command, or with an option in its place, serve."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx)):
+        own = {name for option in self.get_params(ctx) for name in option.opts}
+        if not args or (args[0].startswith("-") and args[0] not in own):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
 
@@ -66,6 +68,7 @@ def _what_failed(error: OSError) -> str:
 
 
 @click.group(cls=_Program, context_settings=_SETTINGS)
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 def cli() -> None:
     """A relay for live streams. Without a command it serves.
 

@@ -132,6 +132,11 @@ async def test_byte_by_byte_and_all_at_once() -> None:
         ws_frame(b"\x00\x01", CLOSE),
         b"\x82\xff" + b"\xff" * 8,
     ],
+    # The bytes would be other names in each process: masks are random.
+    ids=[
+        *("continues nothing", "begins anew", "not masked", "reserved bit", "reserved opcode"),
+        *("long ping", "ping in parts", "reserved code", "no code", "endless"),
+    ],
 )
 async def test_what_is_no_websocket(sent: bytes) -> None:
     async with running_server() as running, bystanders(running):
