@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,22 +99,64 @@ def test_who_waits_as_told_keeps_to_the_rate(steps: list[tuple[int, float]]) -> 
         assert used <= 16 + 8 * now + 1e-6
 
 
+@pytest.mark.parametrize("limit", [TokenBucket(rate=2, burst=4), Allowance(rate=2, burst=4)])
+def test_what_is_full_is_as_good_as_new(limit: TokenBucket | Allowance) -> None:
+    assert limit.is_full(10.0)
+    for _ in range(3):
+        limit.take(10.0) if isinstance(limit, TokenBucket) else limit.charge(1, 10.0)
+    assert not limit.is_full(10.0)
+    assert not limit.is_full(11.4)
+    assert limit.is_full(11.5)
+    assert not limit.is_full(11.4)
+
+
 # By key
 
 
+@attrs.define(eq=False)
+class Value:
+    rests: bool = False
+
+    def is_at_rest(self, now: float) -> bool:
+        return self.rests
+
+
+def recent(most: int) -> Recent[Value]:
+    return Recent(Value, Value.is_at_rest, most)
+
+
 def test_the_least_recently_used_key_is_forgotten() -> None:
-    made: list[list[int]] = []
+    values = recent(2)
+    a = id(values.of("a", 0.0))
+    values.of("b", 0.0)
+    assert id(values.of("a", 0.0)) == a
+    values.of("c", 0.0)
+    assert values.find("b") is None
+    assert id(values.find("a")) == a
+    assert len(values) == 2
 
-    def make() -> list[int]:
-        made.append([len(made)])
-        return made[-1]
 
-    recent = Recent(make, 2)
-    first = recent.of("a")
-    second = recent.of("b")
-    assert recent.of("a") is first
-    recent.of("c")
-    assert recent.find("b") is None
-    assert recent.find("a") is first
-    assert len(recent) == 2
-    assert recent.of("b") is not second
+def test_what_rests_is_forgotten_when_others_come() -> None:
+    values = recent(1000)
+    for number in range(100):
+        values.of(str(number), 0.0).rests = True
+    assert len(values) <= 2
+    busy = values.of("busy", 0.0)
+    for number in range(100):
+        values.of(str(number), 0.0).rests = True
+    assert values.of("busy", 0.0) is busy
+
+
+def test_what_is_held_is_found_whatever_was_forgotten() -> None:
+    values = recent(2)
+    held = values.of("held", 0.0)
+    held.rests = True
+    for key in "abc":
+        values.of(key, 0.0)
+    assert values.find("held") is held
+    assert values.of("held", 0.0) is held
+    assert len(values) == 2
+    del held
+    for key in "abc":
+        values.of(key, 0.0)
+    assert values.find("held") is None

@@ -336,7 +336,7 @@ async def test_http_requests_count_as_requests_of_their_address() -> None:
         client = await running.dial_web()
         assert (await client.ask_http(get))[2] == b"page"
         assert running.node.limited["commands_per_s_per_address"] == 0
-        rate = running.manager.address_rates.of("127.0.0.1")
+        rate = running.manager.address_rates.of("127.0.0.1", trio.current_time())
         assert rate.charge(202, trio.current_time()) > 0
         assert (await client.ask_http(get))[2] == b"page"
         assert running.node.limited["commands_per_s_per_address"] == 1

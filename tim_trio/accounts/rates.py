@@ -23,7 +23,9 @@ class MinuteRates:
     def __init__(self, per_minute: float, limit: str, *, keys_kept: int = _KEYS_KEPT) -> None:
         self._limit = limit
         self._buckets = Recent(
-            lambda: TokenBucket(per_minute / _MINUTE_S, max(1.0, per_minute)), keys_kept
+            lambda: TokenBucket(per_minute / _MINUTE_S, max(1.0, per_minute)),
+            TokenBucket.is_full,
+            keys_kept,
         )
 
     def take(self, key: str, now: float) -> None:
@@ -32,7 +34,7 @@ class MinuteRates:
         Raises:
             RoomError: ``rate_limited``, with the time until the next.
         """
-        bucket = self._buckets.of(key)
+        bucket = self._buckets.of(key, now)
         if not bucket.take(now):
             self._refuse(bucket)
 

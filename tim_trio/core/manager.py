@@ -133,8 +133,12 @@ class RoomManager:
 
     def __attrs_post_init__(self) -> None:
         limits = self.node.limits
-        self.address_rates = Recent(partial(address_commands, limits), _RATES_KEPT)
-        self.account_rates = Recent(partial(AccountRates.of, limits), _RATES_KEPT)
+        self.address_rates = Recent(
+            partial(address_commands, limits), Allowance.is_full, _RATES_KEPT
+        )
+        self.account_rates = Recent(
+            partial(AccountRates.of, limits), AccountRates.is_full, _RATES_KEPT
+        )
 
     # Members
 

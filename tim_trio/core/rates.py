@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -40,6 +42,11 @@ class TokenBucket:
             self._tokens = min(self.burst, self._tokens + gained)
         self._filled_at = now
         return self._tokens >= 1
+
+    def is_full(self, now: float) -> bool:
+        """Say whether it is as good as new."""
+        since = self._filled_at
+        return since is None or self._tokens + (now - since) * self.rate >= self.burst
 
     def wait_s(self) -> float:
         """Seconds until a token is there, counted from the last `take` or `has_one`."""
@@ -78,31 +85,55 @@ class Allowance:
         """Take back a charge for what was not done after all."""
         self._level += amount
 
+    def is_full(self, now: float) -> bool:
+        """Say whether it is as good as new."""
+        since = self._filled_at
+        return since is None or self._level + (now - since) * self.rate >= self.burst
+
 
 class Recent(Generic[V]):
-    """Values by key, made on first use; the least recently used ones are forgotten.
+    """Values by key, made on first use and forgotten in time.
 
-    For rates of accounts and addresses, whose number an attacker chooses.
+    For rates of accounts and addresses, whose number an attacker chooses. What
+    is at rest is as good as new and needs no remembering; beyond ``most`` the
+    least recently used goes. What somebody still holds is found again all the
+    same, or a second connection would begin with a rate of its own.
+
+    Args:
+        make: values that can be referred to weakly.
+        is_at_rest: of a value and the time, which must not fall.
     """
 
-    def __init__(self, make: Callable[[], V], most: int) -> None:
+    def __init__(
+        self, make: Callable[[], V], is_at_rest: Callable[[V, float], bool], most: int
+    ) -> None:
         self._make = make
+        self._is_at_rest = is_at_rest
         self._most = most
         self._values: dict[str, V] = {}
+        self._held: WeakValueDictionary[str, V] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def of(self, key: str) -> V:
+    def of(self, key: str, now: float) -> V:
         value = self._values.pop(key, None)
         if value is None:
-            if len(self._values) >= self._most:
-                del self._values[next(iter(self._values))]
-            value = self._make()
+            self._forget(now)
+            value = self._held.get(key)
+            if value is None:
+                value = self._held[key] = self._make()
         # To the end: the dictionary is in order of use.
         self._values[key] = value
         return value
 
     def find(self, key: str) -> V | None:
         """Return what there is, and make nothing."""
-        return self._values.get(key)
+        return self._held.get(key)
+
+    def _forget(self, now: float) -> None:
+        """Make room for one more; two go for each that comes, so that few are left."""
+        for key in tuple(itertools.islice(self._values, 2)):
+            if len(self._values) < self._most and not self._is_at_rest(self._values[key], now):
+                return
+            del self._values[key]

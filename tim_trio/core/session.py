@@ -162,7 +162,7 @@ class Session:
         A reliable stream is slowed down and nothing else: waiting is what its
         publisher expects.
         """
-        throttle = self._rates()
+        throttle = self._rates(now)
         wait_s = throttle.charge_stream(throttle.unchecked_bytes - self._unchecked_bytes, now)
         self._unchecked_bytes = throttle.unchecked_bytes
         if not wait_s:
@@ -183,11 +183,11 @@ class Session:
         pause_s, self.pause_s = self.pause_s, 0.0
         await trio.sleep(pause_s)
 
-    def _rates(self) -> Throttle:
+    def _rates(self, now: float) -> Throttle:
         if self._throttle is None:
             manager = self.manager
             self._throttle = Throttle(
-                manager.node, manager.address_rates.of(network_of(self.address))
+                manager.node, manager.address_rates.of(network_of(self.address), now)
             )
         return self._throttle
 
@@ -217,7 +217,7 @@ class Session:
                 raise RemoteProtocolError(f"a request of type {number:#04x} with request_id 0")
             return
         try:
-            wait_s = self._rates().charge_command(now)
+            wait_s = self._rates(now).charge_command(now)
             if wait_s:
                 now = await self._slow_down(wait_s)
             answer = await self._answer(frame, now)
@@ -296,7 +296,7 @@ class Session:
             case Authenticate(method=AuthMethod.NODE) if self.gate.links is not None:
                 return self._authenticate_node(request, self.gate.links)
             case Authenticate():
-                return await self._authenticate(request)
+                return await self._authenticate(request, now)
             case Link() if self.gate.links is not None and self._peer:
                 self._open_link(request, self.gate.links, frame.request_id, now)
                 return None
@@ -307,7 +307,7 @@ class Session:
             raise room_error(Code.NOT_AUTHENTICATED)
         if isinstance(request, AccountSend):
             size = len(request.payload) * len(request.receivers)
-            wait_s = self._rates().charge_messages(size, now)
+            wait_s = self._rates(now).charge_messages(size, now)
             if wait_s:
                 now = await self._slow_down(wait_s)
             if self.member is None:
@@ -334,7 +334,7 @@ class Session:
         self.link = link
         link.begin(now)
 
-    async def _authenticate(self, request: Authenticate) -> AuthenticateAnswer:
+    async def _authenticate(self, request: Authenticate, now: float) -> AuthenticateAnswer:
         if self.member is not None or self._peer:
             raise room_error(Code.BAD_REQUEST, "already authenticated")
         try:
@@ -356,7 +356,9 @@ class Session:
             subscribe_rooms=identity.subscribe_rooms,
         )
         self.manager.enter(self.member)
-        self._rates().join_account(self.manager.account_rates.of(identity.account))
+        now = max(now, trio.current_time())  # that may have taken its time
+        rates = self.manager.account_rates.of(identity.account, now)
+        self._rates(now).join_account(rates)
         self.gate.sign_ins.add(self, identity)
         self.gate.on_known(self)
         return AuthenticateAnswer(

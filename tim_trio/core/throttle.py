@@ -53,6 +53,10 @@ class AccountRates:
         messages = limits.account_stream_bytes_per_s_per_account
         return cls(Allowance(streams, streams), Allowance(messages, messages))
 
+    def is_full(self, now: float) -> bool:
+        """Say whether it is as good as new."""
+        return self.stream_bytes.is_full(now) and self.account_stream_bytes.is_full(now)
+
 
 class Throttle:
     """The rates of one connection.

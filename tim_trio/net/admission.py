@@ -50,11 +50,13 @@ class Admission(Generic[C]):
     _rates: Recent[Allowance] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._rates = Recent(partial(_connections_of_one, self.node.limits), _NETWORKS_KEPT)
+        self._rates = Recent(
+            partial(_connections_of_one, self.node.limits), Allowance.is_full, _NETWORKS_KEPT
+        )
 
     def may_connect(self, address: str, now: float) -> bool:
         """Count a connection that is being opened; say whether its address keeps to its rate."""
-        rate = self._rates.of(network_of(address))
+        rate = self._rates.of(network_of(address), now)
         if rate.charge(1, now):
             rate.refund(1)
             self.node.count_limit("connections_per_s_per_address")

@@ -188,8 +188,8 @@ class WebPort:
     async def _wait_for_turn(self, address: str) -> None:
         """Count an HTTP request as one of its address, and wait until it may be answered."""
         manager = self.server.manager
-        rate = manager.address_rates.of(network_of(address))
-        wait_s = rate.charge(1, trio.current_time())
+        now = trio.current_time()
+        wait_s = manager.address_rates.of(network_of(address), now).charge(1, now)
         if wait_s:
             manager.node.count_limit("commands_per_s_per_address")
             await trio.sleep(wait_s)

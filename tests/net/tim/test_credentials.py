@@ -178,7 +178,7 @@ def test_every_error_has_a_code_of_theirs() -> None:
 
 async def test_posts_count_as_requests_of_their_address() -> None:
     async with running_server(Limits(commands_per_s_per_address=10)) as running:
-        rate = running.manager.address_rates.of(network_of("127.0.0.1"))
+        rate = running.manager.address_rates.of(network_of("127.0.0.1"), trio.current_time())
         status, _ = await post_raw(running, b"\x0d")
         assert (status, running.node.limited["commands_per_s_per_address"]) == (200, 0)
         assert rate.charge(204, trio.current_time()) > 0  # as many requests would

@@ -308,7 +308,7 @@ class TimSession(Session):
 
     async def _charge(self, now: float) -> float:
         """Count a request, wait as its rate asks for, and return the time it is then."""
-        wait_s = self._rates().charge_command(now)
+        wait_s = self._rates(now).charge_command(now)
         return await self._slow_down(wait_s) if wait_s else now
 
     def _count_limit(self, error: RoomError) -> None:
@@ -363,7 +363,7 @@ class TimSession(Session):
         if self.member is not None:
             raise room_error(Code.BAD_REQUEST, "already signed in")
         try:
-            answer = await self._prove(auth)
+            answer = await self._prove(auth, now)
         except RoomError as error:
             self._count_limit(error)
             code = tim_error(error).code
@@ -384,13 +384,13 @@ class TimSession(Session):
             now,
         )
 
-    async def _prove(self, auth: TimAuth) -> AuthenticateAnswer:
+    async def _prove(self, auth: TimAuth, now: float) -> AuthenticateAnswer:
         try:
             request = self.credentials.to_authenticate(auth)
         except RoomError as error:
             self._count_failure(error)  # of a token for once
             raise
-        return await self._authenticate(request)
+        return await self._authenticate(request, now)
 
     # Rooms
 
@@ -496,7 +496,7 @@ class TimSession(Session):
             error = TimError(code=ErrorCode.BIG_DATA, info="too large for an account")
             self._send_ack(TimAck(ok=False, tim_type=kind, error=error), now)
             return
-        wait_s = self._rates().charge_messages(len(payload) * len(receivers), now)
+        wait_s = self._rates(now).charge_messages(len(payload) * len(receivers), now)
         if wait_s:
             now = await self._slow_down(wait_s)
         answer = await self._request(
