@@ -1,5 +1,6 @@
 """What the web port answers, without a socket."""
 
+import gzip
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -16,6 +17,8 @@ FILES = {
     "tim/index.js": b"export {};",
     "tim/README": b"text",
     "docs/index.html": b"docs",
+    "long.js": b"export {};\n" * 50,
+    "v/0123456789abcdef/long.js": b"export {};\n" * 50,
 }
 HERE = Caller("127.0.0.1", True)
 THERE = Caller("192.0.2.1", False)
@@ -127,6 +130,45 @@ def test_a_page_that_is_known_is_not_sent_again() -> None:
         assert dict(again.headers)["ETag"] == tag
     assert status("/", {"if-none-match": '"other"'}) == 200
     assert make_pages({"a": b"1"})["/a"].tag != make_pages({"a": b"2"})["/a"].tag
+
+
+def test_what_is_named_after_its_content_is_kept() -> None:
+    page = ask("/v/0123456789abcdef/long.js")
+    assert isinstance(page, Response)
+    assert dict(page.headers)["Cache-Control"] == "public, max-age=31536000, immutable"
+    # Of another version: what is here now, and not for ever.
+    other = ask("/v/fedcba9876543210/long.js")
+    assert isinstance(other, Response)
+    assert other.body == page.body
+    assert dict(other.headers)["Cache-Control"] == "no-cache"
+    for path in (
+        "/v/fedcba9876543210/no.js",
+        "/v/fedcba9876543210/",
+        "/v//long.js",
+        "/v/x/long.js",
+    ):
+        assert status(path) == 404
+
+
+def test_texts_are_compressed_for_who_can_read_it() -> None:
+    plain = ask("/long.js")
+    assert isinstance(plain, Response)
+    assert "Content-Encoding" not in dict(plain.headers)
+    for accepted in ("gzip", "deflate, gzip;q=0.5, br", "br,x-gzip", "GZIP"):
+        packed = ask("/long.js", {"accept-encoding": accepted})
+        assert isinstance(packed, Response)
+        headers = dict(packed.headers)
+        assert (headers["Content-Encoding"], headers["Vary"]) == ("gzip", "Accept-Encoding")
+        assert gzip.decompress(packed.body) == plain.body
+        assert len(packed.body) < len(plain.body)
+        # Another text to caches, by another tag.
+        assert headers["ETag"] != dict(plain.headers)["ETag"]
+        again = {"accept-encoding": accepted, "if-none-match": headers["ETag"]}
+        assert status("/long.js", again) == 304
+    for refused in ("", "br", "gzip;q=0", "gzip; q=0.000", "identity, gzips"):
+        assert ask("/long.js", {"accept-encoding": refused}) == plain
+    # Too short to gain by it.
+    assert ask("/tim/README", {"accept-encoding": "gzip"}) == ask("/tim/README")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get"])

@@ -5,8 +5,10 @@ Source: docs/operations.md, "The web port".
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import mimetypes
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
@@ -60,6 +62,9 @@ def headers_for(other_hosts: Sequence[str]) -> Headers:
 
 
 _NO_STORE: Final[Headers] = (("Cache-Control", "no-store"),)
+#: A path under a version of the site, and the same without it.
+_VERSIONED: Final = re.compile(r"/v/[0-9a-f]{1,64}(/.+)")
+_NO_WEIGHT: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 _METHODS: Final = frozenset({"GET", "HEAD"})
 #: Where TIM's clients ask for a token or register, without a WebSocket.
 _TIM_POST: Final = "/tim2"
@@ -82,30 +87,53 @@ _TYPES: Final = {
 }
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Page:
-    """One file, in memory. ``tag`` changes with its bytes."""
+    """One file, in memory.
+
+    Attributes:
+        packed: compressed by gzip, None where that saves nothing.
+        tag: changes with the bytes.
+        never_changes: under this path there will never be anything else.
+    """
 
     body: bytes
+    packed: bytes | None
     content_type: str
     tag: str
+    never_changes: bool = False
 
 
 def make_pages(files: Mapping[str, bytes]) -> dict[str, Page]:
     """Return what is served, by path, from files by their name relative to the site.
 
-    ``index.html`` is served for its directory as well. Requests are looked up
-    here and nowhere else, so no path leads to another file.
+    ``index.html`` is served for its directory as well, and what is under ``v/`` never
+    changes. Requests are looked up here and nowhere else, so no path leads to another file.
     """
-    pages = {}
+    pages: dict[str, Page] = {}
+    known: dict[bytes, bytes | None] = {}
     for name, body in files.items():
         suffix = "." + name.rpartition(".")[2]
         kind = _TYPES.get(suffix) or mimetypes.types_map.get(suffix, "application/octet-stream")
-        page = Page(body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+        if body not in known:
+            known[body] = _pack(body)
+        page = Page(
+            body=body,
+            packed=known[body],
+            content_type=kind,
+            tag=hashlib.sha256(body).hexdigest()[:32],
+            never_changes=name.startswith("v/"),
+        )
         pages["/" + name] = page
         if name == "index.html" or name.endswith("/index.html"):
             pages["/" + name.removesuffix("index.html")] = page
     return pages
+
+
+def _pack(body: bytes) -> bytes | None:
+    # Once, at the start. No time within, so that all nodes say the same.
+    packed = gzip.compress(body, mtime=0)
+    return packed if len(packed) < len(body) else None
 
 
 @attrs.frozen
@@ -169,10 +197,18 @@ class Site:
                 return plain_text(HTTPStatus.SERVICE_UNAVAILABLE, "draining", _NO_STORE)
             case "/metrics":
                 return self._figures(request, caller)
-        page = self.pages.get(request.path)
+        return _serve(self._find(request.path), request)
+
+    def _find(self, path: str) -> Page:
+        page = self.pages.get(path)
+        versioned = _VERSIONED.fullmatch(path) if page is None else None
+        if versioned is not None:
+            # A page of before a restart, or of another node, looks for a worker: what is
+            # here now will do, but not under that name for ever.
+            page = self.pages.get(versioned[1])
         if page is None:
             raise Unservable(HTTPStatus.NOT_FOUND)
-        return _serve(page, request)
+        return page
 
     def _open(self, request: Request, *, is_tim: bool = False) -> Opening:
         self._check_origin(request, is_tim=is_tim)
@@ -231,10 +267,28 @@ def is_forwarded(request: Request) -> bool:
 
 
 def _serve(page: Page, request: Request) -> Response:
-    # Always asked for anew, and hardly ever sent anew: a new version of the
-    # server must not meet an old page.
-    headers = (("ETag", page.tag), ("Cache-Control", "no-cache"))
+    # All but what is named after its content is asked for anew each time, and hardly ever
+    # sent anew: a new version of the server must not meet an old page.
+    keep = "public, max-age=31536000, immutable" if page.never_changes else "no-cache"
+    packs = page.packed is not None and _takes_gzip(request.headers.get("accept-encoding", ""))
+    tag = f'"{page.tag}-gzip"' if packs else f'"{page.tag}"'
+    headers: Headers = (("ETag", tag), ("Cache-Control", keep))
+    if page.packed is not None:
+        headers = (*headers, ("Vary", "Accept-Encoding"))
     known = request.headers.get("if-none-match", "")
-    if known == "*" or page.tag in (each.strip().removeprefix("W/") for each in known.split(",")):
+    if known == "*" or tag in (each.strip().removeprefix("W/") for each in known.split(",")):
         return Response(HTTPStatus.NOT_MODIFIED, b"", headers)
-    return Response(HTTPStatus.OK, page.body, (("Content-Type", page.content_type), *headers))
+    headers = (("Content-Type", page.content_type), *headers)
+    if packs:
+        assert page.packed is not None
+        return Response(HTTPStatus.OK, page.packed, (*headers, ("Content-Encoding", "gzip")))
+    return Response(HTTPStatus.OK, page.body, headers)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Say whether an Accept-Encoding header has gzip, and not at a weight of nothing."""
+    for each in accepted.lower().split(","):
+        coding, _, weight = each.partition(";")
+        if coding.strip() in ("gzip", "x-gzip"):
+            return _NO_WEIGHT.fullmatch(weight.strip()) is None
+    return False

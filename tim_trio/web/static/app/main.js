@@ -84,7 +84,7 @@ applyTheme(chosenTheme());
 
 document.getElementById("header")?.append(
   h("a", { class: "logo", href: "#live", "aria-label": t("home") },
-    h("img", { src: "/icon.svg", alt: "", width: 26, height: 26 }), h("b", {}, "tim_trio")),
+    h("img", { src: new URL("../icon.svg", import.meta.url), alt: "", width: 26, height: 26 }), h("b", {}, "tim_trio")),
   h("nav", { "aria-label": t("nav.label") }, ...links),
   h("div", { class: "side" }, dot, away, who, language, themeButton),
 );

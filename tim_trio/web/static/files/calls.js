@@ -21,7 +21,7 @@ export class CallFailed extends Error {
 
 /** The page's side. */
 export class Helper {
-  /** @param {string} url of the worker */
+  /** @param {URL} url of the worker */
   constructor(url) {
     this._worker = new Worker(url, { type: "module" });
     /** @type {Map<number, Call>} */

@@ -2,6 +2,7 @@
 
 import { Helper } from "./calls.js";
 
+const WORKER = new URL("./outgoing_worker.js", import.meta.url);
 const READ_BYTES = 1024 * 1024;
 
 export class OutgoingFile {
@@ -22,7 +23,7 @@ export class OutgoingFile {
    */
   async digest(show) {
     if (this.sha256 === "") {
-      this._helper ??= new Helper("/files/outgoing_worker.js");
+      this._helper ??= new Helper(WORKER);
       this.sha256 = await this._helper.call("digest", [this.file], { onProgress: show });
     }
     return this.sha256;
@@ -36,7 +37,7 @@ export class OutgoingFile {
    */
   async prefixDigest(length) {
     if (length === this.size && this.sha256 !== "") return this.sha256;
-    this._helper ??= new Helper("/files/outgoing_worker.js");
+    this._helper ??= new Helper(WORKER);
     return this._helper.call("prefixDigest", [this.file, length]);
   }
 

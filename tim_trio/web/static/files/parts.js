@@ -4,7 +4,7 @@ import { Helper } from "./calls.js";
 
 /** @typedef {import("./part_stores.js").PartInfo} PartInfo */
 
-const WORKER = "/files/part_worker.js";
+const WORKER = new URL("./part_worker.js", import.meta.url);
 /** What has arrived is kept so long for whoever has not saved it. */
 const KEEP_DONE_MS = 24 * 3600_000;
 
