@@ -41,7 +41,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--spin", action="store_true", help="the load generator never sleeps")
     parser.add_argument("--tim", help="another command to start tim (default: this checkout's)")
     parser.add_argument("--json", type=Path, help="default: bench/out/DATE.json")
-    parser.add_argument("--plot", type=Path, help="PATH without suffix: PATH.svg and PATH.png")
+    parser.add_argument("--plot", type=Path, help="PATH without suffix: PATH.svg")
     parser.add_argument("--strict", action="store_true", help="a missed target is a failure too")
     parser.add_argument("--list", action="store_true", help="say what the rows are")
     return parser.parse_args()

@@ -77,7 +77,7 @@ def _panel(axes: Axes, row: dict[str, Any]) -> None:
 
 
 def plot(source: Path, target: Path) -> list[Path]:
-    """Draw ``target``.svg and ``target``.png from the JSON at ``source``."""
+    """Draw ``target``.svg from the JSON at ``source``; return it, or nothing without rows."""
     everything = json.loads(source.read_text())
     rows = [
         row
@@ -119,10 +119,7 @@ def plot(source: Path, target: Path) -> list[Path]:
         color="#57606a",
     )
     target.parent.mkdir(parents=True, exist_ok=True)
-    written = []
-    for suffix, extra in ((".svg", {"metadata": {"Date": None}}), (".png", {"dpi": 144})):
-        path = target.with_name(target.name + suffix)
-        figure.savefig(path, facecolor="white", **extra)
-        written.append(path)
+    path = target.with_name(target.name + ".svg")
+    figure.savefig(path, facecolor="white", metadata={"Date": None})
     plt.close(figure)
-    return written
+    return [path]

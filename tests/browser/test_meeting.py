@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.conftest import Visit
+from tests.browser.conftest import Visit, serving
 from tests.browser.visitor import Visitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
@@ -61,6 +61,35 @@ def test_four_people_meet(site: str, visit: Visit) -> None:
     host.page.click("[data-do=end]")
     for person in (host, guests[0], guests[1]):
         person.page.wait_for_selector("text=The meeting has ended.")
+
+
+def test_who_is_not_answered_may_ask_again(visit: Visit) -> None:
+    with serving("--set", "limits.ask_interval_s=0") as site:
+        host = visit(site + "#meeting", name="helga", size=SMALL)
+        choose(host, "test")
+        host.page.click("text=Start a meeting")
+        room = host.page.inner_text("h1.room-id")
+        guest = visit(f"{site}#meet={room}", name="bob", size=SMALL)
+        guest.page.click("button:has-text('Join')")
+        guest.page.wait_for_selector("[data-do=ask]:enabled")
+        guest.evaluate(_KEEP_THE_TIMER)
+        for label in ("Ask to speak", "Ask again"):
+            assert guest.page.inner_text("[data-do=ask]") == label
+            guest.page.click("[data-do=ask]")
+            guest.page.wait_for_selector("[data-do=ask]:disabled:has-text('Waiting for the host')")
+            host.page.click("[data-decline=bob]")
+            guest.evaluate("() => later()")
+            guest.page.wait_for_selector("[data-do=ask]:enabled")
+
+
+#: What would be done 20 s later is done when the test says so.
+_KEEP_THE_TIMER = """() => {
+  const set = setTimeout;
+  globalThis.setTimeout = (run, ms, ...rest) => {
+    if (ms !== 20_000) return set(run, ms, ...rest);
+    globalThis.later = run;
+  };
+}"""
 
 
 def choose(person: Visitor, picture: str) -> None:

@@ -28,6 +28,15 @@ def test_with_a_password(tmp_path: Path, visit: Visit) -> None:
         page.wait_for_selector("h1:has-text('Sign in')")
         visitor.check_view()
         visitor.photograph("sign-in")
+        # What can be nobody's name is not asked for; what a name may be is said.
+        for language, words in (("zh", "名字不可用：最多 64 个字符"), ("en", "without spaces")):
+            page.select_option("header select", language)
+            for name in ("two words", "</script>", "a:b", "W" * 65):
+                sign_in(page, name, PASSWORD)
+                page.wait_for_selector(f"form [role=alert]:has-text('{words}')")
+                assert page.evaluate("() => document.activeElement.name") == "account"
+                page.fill("[name=account]", "")
+        visitor.check_view()
         page.click("text=I have no account yet")
         visitor.check_view()
         page.fill("[name=account]", "alice")

@@ -114,7 +114,7 @@ class SendForm {
     this._files = [];
     this._known = h("datalist", { id: "known-accounts" });
     this._to = h("input", {
-      name: "to", autocomplete: "off", spellcheck: false, autocapitalize: "off", maxLength: 64,
+      name: "to", autocomplete: "off", spellcheck: false, autocapitalize: "off",
       list: "known-accounts", required: true,
       onfocus: () => void this._suggest(),
     });
@@ -193,7 +193,7 @@ class SendForm {
     const to = this._to.value.trim();
     const { files } = this._session;
     if (!isAccountName(to)) {
-      say(this._problem, t("files.no_account_name"));
+      say(this._problem, t("name.rules"));
       this._to.focus();
       return;
     }

@@ -1,6 +1,7 @@
 // The page: its header, its views, and who is signed in.
 
-import { h, notify, say, setPhrase, translateAll } from "./dom.js";
+import { isAccountName } from "../tim/index.js";
+import { field, h, notify, say, setPhrase, translateAll } from "./dom.js";
 import { LANGUAGES, currentLanguage, setLanguage, t, text } from "./i18n.js";
 import { icon } from "./icons.js";
 import { describe } from "./problems.js";
@@ -139,22 +140,29 @@ function changeName() {
     askToSignOut();
     return;
   }
-  const input = h("input", { value: session.client?.account ?? "", maxLength: 64, required: true });
+  const input = h("input", { name: "account", value: session.client?.account ?? "", required: true });
+  // Within the dialog: whatever is behind it cannot be reached, nor be read aloud.
+  const problem = h("p", { class: "problem", role: "alert" });
   const dialog = openDialog(h("form", {
     method: "dialog",
     onsubmit: async (/** @type {Event} */ event) => {
       event.preventDefault();
+      const account = input.value.trim();
+      if (!isAccountName(account)) {
+        say(problem, t("name.rules"));
+        input.focus();
+        return;
+      }
       try {
-        await session.signIn({ account: input.value.trim() });
+        await session.signIn({ account });
         dialog.close();
         location.reload();
       } catch (error) {
-        notify(describe(error), "error");
+        say(problem, describe(error));
       }
     },
   },
-  h("h2", {}, t("who.title")),
-  h("label", { class: "field" }, h("span", { class: "label" }, t("who.name")), input),
+  h("h2", {}, t("who.title")), field(t("who.name"), input), problem,
   h("div", { class: "row end" },
     h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, t("cancel")),
     h("button", { class: "primary" }, t("save")))));

@@ -15,6 +15,8 @@ import { Stage } from "./stage.js";
 /** Louder than this, somebody speaks. */
 const SPEAKS = 0.02;
 const OWN_TILE = -1;
+/** A host who has not answered so long may not have seen it: one may ask again. */
+const ASK_AGAIN_MS = 20_000;
 
 /** @param {string} room */
 export function meetingLink(room) {
@@ -124,6 +126,9 @@ class Meeting {
     this._asking = new Map();
     this._over = false;
     this._waitsForYes = false;
+    this._hasAsked = false;
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    this._patience = undefined;
     this._starting = false;
     /** The camera is not to be had. */
     this._needsTest = false;
@@ -208,6 +213,7 @@ class Meeting {
     if (this._over) return;
     this._over = true;
     clearInterval(this._timer);
+    clearTimeout(this._patience);
     for (const unlisten of this._unlisten) unlisten();
     this._player?.stop();
     void this._publisher?.stop();
@@ -250,7 +256,8 @@ class Meeting {
   _show(publisher) {
     this._publisher = publisher;
     this._needsTest = false;
-    this._waitsForYes = false;
+    this._waitsForYes = this._hasAsked = false;
+    clearTimeout(this._patience);
     const canvas = h("canvas", { width: 640, height: 360, role: "img", class: "own" });
     setPhrase(canvas, "aria-label", t("live.preview"));
     canvas.classList.toggle("mirror", publisher.capture.kind === "camera");
@@ -282,8 +289,13 @@ class Meeting {
     }
     try {
       await this._client.askToPush(this.room, "");
-      this._waitsForYes = true;
       notify(t("meeting.asked", { creator: this._creator }));
+      this._hasAsked = this._waitsForYes = true;
+      clearTimeout(this._patience);
+      this._patience = setTimeout(() => {
+        this._waitsForYes = false;
+        this._showControls();
+      }, ASK_AGAIN_MS);
     } catch (error) {
       if (error instanceof RoomError && error.code === Code.already_granted) await this._trySpeaking();
       else notify(describe(error), "error");
@@ -367,7 +379,8 @@ class Meeting {
     this._speak.hidden = publisher !== null;
     this._useTest.hidden = publisher !== null || !this._needsTest;
     this._speak.disabled = this._waitsForYes;
-    const speak = this._isCreator ? "meeting.speak" : this._waitsForYes ? "meeting.waits" : "meeting.ask";
+    const speak = this._isCreator ? "meeting.speak" : this._waitsForYes ? "meeting.waits"
+      : this._hasAsked ? "meeting.ask_again" : "meeting.ask";
     setPhrase(this._speak, "", t(speak));
     if (publisher === null) return;
     setPhrase(this._mute, "", t(publisher.soundOn ? "mic.off" : "mic.on"));

@@ -1,5 +1,6 @@
 // Signing in, where a name does not suffice.
 
+import { isAccountName } from "../tim/index.js";
 import { button, field, h, notify, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
 import { describeSignIn } from "./problems.js";
@@ -20,7 +21,7 @@ export function signInView(session, done) {
 function passwordForm(session, done) {
   let registering = false;
   const account = h("input", {
-    name: "account", autocomplete: "username", required: true, maxLength: 64, autocapitalize: "off",
+    name: "account", autocomplete: "username", required: true, autocapitalize: "off",
   });
   const password = h("input", {
     name: "password", type: "password", autocomplete: "current-password", required: true,
@@ -47,10 +48,15 @@ function passwordForm(session, done) {
     class: "card narrow",
     onsubmit: async (/** @type {Event} */ event) => {
       event.preventDefault();
+      const who = { account: account.value.trim(), password: password.value };
+      if (!isAccountName(who.account)) {
+        say(problem, t("name.rules"));
+        account.focus();
+        return;
+      }
       submit.disabled = true;
       say(problem, "");
       try {
-        const who = { account: account.value.trim(), password: password.value };
         if (registering) {
           await session.register({ ...who, invitation: invitation.value.trim() });
           notify(t("register.done", { account: who.account }));
