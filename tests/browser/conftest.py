@@ -95,11 +95,17 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    """The address of the page of a server in open mode."""
-    with serving() as address:
-        yield address
+@pytest.fixture(scope="session")
+def server() -> Iterator[Running]:
+    """A server in open mode, for all that need no other: accounts have names of their own."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def site(server: Running) -> str:
+    """The address of its page."""
+    return server.page
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -27,12 +27,6 @@ DEADLINE_MS = 60_000
 Process = subprocess.Popen[bytes]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Running]:
-    with running() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +109,29 @@ def test_between_two_pages(
         return  # taking it lasts longer than the rest of the file
     alice.page.click("[data-do=resume]")
     # It goes on where it was; and what has come is there after a reload, without a question.
-    assert at_share(bob, 0.01, "film.mp4", "reload") >= had
+    for deed in ("reload", "cancel"):
+        before, had = had, at_share(bob, 0.01, "film.mp4", deed)
+        assert had >= before
+    # Cancelled, it stays: sent again, its receiver is asked, and it goes on where it was.
+    bob.page.wait_for_selector("text=What has come stays for a day")
+    bob.check_view()
+    alice.page.wait_for_selector("text=bob has cancelled.")
+    alice.page.click("[data-do=again]")
+    bob.page.wait_for_selector("text=It would go on where it was.")
+    bob.page.click("[data-do=accept]")
+    before, had = had, at_share(bob, 0.01, "film.mp4", "cancel")
+    assert had >= before
+    # Who has cancelled may think better of it, also after a reload.
+    bob.page.wait_for_selector("text=What has come stays for a day")
+    bob.page.reload()
+    bob.page.click("[data-phase=over] [data-do=resume]")
+    before, had = had, at_share(bob, 0.01, "film.mp4")
+    assert had >= before
+    # Cancelled by its sender and sent again, it goes on without a question.
+    at_share(alice, 0.01, "film.mp4", "cancel")
+    bob.page.wait_for_selector("text=alice has taken it back. What has come stays")
+    alice.page.click("[data-do=again]")
+    assert at_share(bob, 0.01, "film.mp4") >= had
     wait_for_phase(bob, "done")
     wait_for_phase(alice, "done")
     wait_until(lambda: "film.mp4" in [each.suggested_filename for each in downloads], bob)
@@ -158,7 +174,17 @@ def test_between_a_page_and_the_command_line(
         assert [path for path in inbox.iterdir() if path.name == "film.mp4"] == []
         wait_for_phase(carol, "away", "film.mp4")
         receiver = receive(stack, server, inbox)
+        # Cancelled in the page, on either side, and sent again: it goes on where it was.
+        at_share(carol, 0.3, "film.mp4", "cancel")
+        carol.page.click("[data-name='film.mp4'] [data-do=again]")
+        assert at_share(carol, 0, "film.mp4") > 0.2
         carol.page.click("[data-name='theirs.mp4'] [data-do=resume]")
+        had = at_share(carol, 0.3, "theirs.mp4", "cancel")
+        _, said = sender.communicate(timeout=20)
+        assert b"carol has cancelled" in said
+        sender = start(stack, server, "dave", "send", film, "--to", "carol", "--name", "theirs.mp4")
+        carol.page.click("[data-name='theirs.mp4'] [data-do=accept]")
+        assert at_share(carol, 0.01, "theirs.mp4") >= had
         for name in ("film.mp4", "theirs.mp4"):
             wait_for_phase(carol, "done", name)
         out, _ = receiver.communicate(timeout=20)
@@ -170,6 +196,55 @@ def test_between_a_page_and_the_command_line(
     saved = tmp_path / "saved"
     downloads[0].save_as(saved)
     assert digest_of(saved) == digest
+
+
+def test_the_senders_page_is_reloaded(server: Running, visit: Visit) -> None:
+    """It opens the file again by itself, where the browser lets it.
+
+    The browser has no dialog here: a file of its own stands for one that a person would choose.
+    """
+    gina, hugo = (open_files(visit, server, name) for name in ("gina", "hugo"))
+    gina.evaluate(_CHOOSE, 60)
+    gina.page.fill("[name=to]", "hugo")
+    gina.page.click("label[for=file-picker]")
+    gina.page.click("[data-do=send]:enabled")
+    hugo.page.click("[data-do=accept]")
+    at_share(gina, 0.3, "own.bin", "reload")
+    assert at_share(gina, 0, "own.bin") > 0.2
+    for visitor in (gina, hugo):
+        wait_for_phase(visitor, "done", "own.bin")
+    # What has arrived needs not be opened again.
+    gina.page.wait_for_function(_NOTHING_IS_KEPT)
+
+
+#: A dialog that is answered with a file of so many MB.
+_CHOOSE = """async megabytes => {
+  const folder = await navigator.storage.getDirectory();
+  const handle = await folder.getFileHandle("own.bin", { create: true });
+  const writing = await handle.createWritable();
+  const block = new Uint8Array(1_000_000);
+  for (let at = 0; at < block.length; at += 50_000) {
+    crypto.getRandomValues(block.subarray(at, at + 50_000));
+  }
+  for (let n = 0; n < megabytes; n++) {
+    block[0] = n;
+    await writing.write(block.slice());
+  }
+  await writing.close();
+  globalThis.showOpenFilePicker = async () => [handle];
+}"""
+
+_NOTHING_IS_KEPT = """() => new Promise((resolve) => {
+  const opening = indexedDB.open("tim_sending", 1);
+  opening.onsuccess = () => {
+    const database = opening.result;
+    const counting = database.transaction("files").objectStore("files").count();
+    counting.onsuccess = () => {
+      database.close();
+      resolve(counting.result === 0);
+    };
+  };
+})"""
 
 
 def test_questions_and_answers(server: Running, visit: Visit, tmp_path: Path) -> None:
@@ -224,7 +299,7 @@ def test_questions_and_answers(server: Running, visit: Visit, tmp_path: Path) ->
     erin.page.fill("[name=to]", "no account")
     erin.page.set_input_files("#file-picker", str(tmp_path / plain))
     erin.page.click("[data-do=send]")
-    erin.page.wait_for_selector("text=This is no account's name.")
+    erin.page.wait_for_selector("text=This is no account's name")
     send(erin, "nobody-there")
     erin.page.wait_for_selector("text=nobody-there is not online.")
     # Choosing the same file again is all that a reload of the sender's page needs.

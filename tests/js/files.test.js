@@ -267,7 +267,7 @@ test("stopping and cancelling, from either side", () => {
 test("a desk bounds the questions, and goes on with a part without asking", () => {
   /** @type {Receiver[]} */
   const opened = [];
-  let part = /** @type {string | null} */ (null);
+  let part = /** @type {{ receiver: string, agreed: boolean } | null} */ (null);
   const desk = new Desk({
     patienceMs: 1e6, findPart: () => part, opened: (machine) => opened.push(machine),
     isOwn: (transfer) => transfer === "e".repeat(32),
@@ -285,10 +285,10 @@ test("a desk bounds the questions, and goes on with a part without asking", () =
   const [version] = desk.take("dave", { type: "unknownOffer", transfer: "d".repeat(32) }, 0);
   assert.ok(version?.type === "decline" && version.reason === "version");
 
-  part = "c".repeat(32);
+  part = { receiver: "c".repeat(32), agreed: true };
   assert.deepEqual(desk.take("erin", OFFER, 2), []);
   const [first] = opened.slice(-1);
-  assert.ok(first?.wantsAnswer && first.receiver === part);
+  assert.ok(first?.wantsAnswer && first.receiver === part.receiver);
   // The sender was restarted: the same file, as another transfer.
   assert.deepEqual(types(desk.take("erin", offer(99), 3)), ["failed"]);
   assert.equal(first.outcome?.reason, "superseded");
@@ -299,5 +299,14 @@ test("a desk bounds the questions, and goes on with a part without asking", () =
   assert.equal(opened.at(-1), second);
   desk.forget(second);
   desk.take("erin", offer(99), 5);
-  assert.notEqual(opened.at(-1), second);
+  const third = /** @type {Receiver} */ (opened.at(-1));
+  assert.notEqual(third, second);
+  // Cancelled here: the part is gone on with, once a person has said yes again.
+  third.cancel();
+  part.agreed = false;
+  assert.deepEqual(types(desk.take("erin", offer(100), 6)), ["decline"], "a question as any other");
+  desk.take("b0", { ...offer(0), type: "cancel", by: "sender", receiver: "" }, 6);
+  assert.deepEqual(desk.take("erin", offer(101), 7), []);
+  const asked = opened.at(-1);
+  assert.deepEqual([asked?.phase, asked?.receiver], ["asking", part.receiver]);
 });

@@ -16,12 +16,22 @@ interface FileSystemSyncAccessHandle {
 }
 
 interface FileSystemFileHandle {
+  queryPermission(options: { mode: "read" }): Promise<PermissionState>;
+  requestPermission(options: { mode: "read" }): Promise<PermissionState>;
   createSyncAccessHandle(): Promise<FileSystemSyncAccessHandle>;
 }
 
 interface FileSystemDirectoryHandle {
   keys(): AsyncIterableIterator<string>;
 }
+
+interface DataTransferItem {
+  getAsFileSystemHandle?(): Promise<FileSystemFileHandle | FileSystemDirectoryHandle | null>;
+}
+
+declare function showOpenFilePicker(options: {
+  multiple?: boolean;
+}): Promise<FileSystemFileHandle[]>;
 
 declare function showSaveFilePicker(options: {
   suggestedName?: string;

@@ -566,17 +566,23 @@ async def test_the_sender_cancels(tmp_path: Path) -> None:
         scene.client() as bob,
         bob.receive_files(scene.inbox, accept=yes) as arrivals,
     ):
-        seen = FileTransfer()
+        path, seen = scene.file(LARGE), FileTransfer()
         with raises(FileCancelled, "^cancelled"):
             async with open_plain_nursery() as nursery:
-                nursery.start_soon(partial(scene.send, scene.file(LARGE), transfer=seen))
+                nursery.start_soon(partial(scene.send, path, transfer=seen))
                 await eventually(lambda: bool(arrivals.transfers), "the offer")
                 await until_in_the_middle(arrivals.transfers[0])
                 seen.cancel()
         arrival = await next_arrival(arrivals)
         assert isinstance(arrival.error, FileCancelled) and arrival.error.by is By.SENDER
         assert str(arrival.error) == "alice has cancelled"
-        assert list(scene.inbox.iterdir()) == []
+        assert scene.received() == {}
+        # What has come stays: sent after all, it goes on there.
+        again = FileTransfer()
+        await scene.send(path, transfer=again)
+        assert (await next_arrival(arrivals)).path is not None
+        assert again.moved_bytes < LARGE
+        assert scene.received() == {path.name: path.read_bytes()}
 
 
 @pytest.mark.usefixtures("slow_disk")

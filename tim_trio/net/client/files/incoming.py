@@ -326,11 +326,13 @@ class Incoming:
         part, outcome = self._part, self.machine.outcome
         if part is None or self.path is not None:
             return
+        # Declined is what another device has taken. A sender that has cancelled may send it
+        # again, and then it goes on here.
         useless = outcome is not None and (
-            # Declined is what another device has taken.
-            outcome.ending in (Ending.CANCELLED, Ending.DECLINED)
+            outcome.ending is Ending.DECLINED
+            or (outcome.ending is Ending.CANCELLED and outcome.by is By.RECEIVER)
             or outcome.reason in _USELESS
-            or (outcome.ending is Ending.FAILED and not part.offset)
+            or (outcome.ending in (Ending.CANCELLED, Ending.FAILED) and not part.offset)
         )
         if useless:
             self._discarded = True

@@ -48,9 +48,10 @@ class FileTransfer:
     _cancelled: trio.Event = attrs.Factory(trio.Event)
 
     def cancel(self) -> None:
-        """End it for good, on both sides; the receiver throws its part away.
+        """End it, on both sides.
 
-        To stop for now, cancel the task instead.
+        A receiver that cancels throws its part away; one whose sender has cancelled keeps
+        it, for the same file to go on with. To stop for now, cancel the task instead.
         """
         self._cancelled.set()
 

@@ -2,6 +2,7 @@
 
 import { isAccountName } from "../tim/index.js";
 import { bytesText, button, copy, field, h, notify, say, setPhrase } from "./dom.js";
+import { canKeep, forgetFile, keepFile, keptFile, pickFiles } from "./files_kept.js";
 import { canPick, pickTarget } from "./files_saving.js";
 import { TransferRow } from "./files_row.js";
 import { t } from "./i18n.js";
@@ -15,7 +16,10 @@ import { recall, recallHere, remember, rememberHere } from "./settings.js";
 /**
  * A file that was being sent when the page went away. A page cannot open it by itself.
  *
- * @typedef {{ from: string, to: string, name: string, size: number, sha256: string }} Interrupted
+ * `kept` is what the browser keeps the file under, empty where it does not.
+ *
+ * @typedef {{ from: string, to: string, name: string, size: number, sha256: string, kept?: string }}
+ *   Interrupted
  */
 
 const MOST_RECENT = 8;
@@ -110,7 +114,7 @@ class SendForm {
   /** @param {import("./session.js").SessionState} session */
   constructor(session) {
     this._session = session;
-    /** @type {File[]} */
+    /** @type {{ file: File, handle?: FileSystemFileHandle | undefined }[]} */
     this._files = [];
     this._known = h("datalist", { id: "known-accounts" });
     this._to = h("input", {
@@ -120,8 +124,15 @@ class SendForm {
     });
     this._picker = h("input", {
       type: "file", multiple: true, class: "unseen", id: "file-picker",
+      onclick: (/** @type {Event} */ event) => {
+        // The other dialog gives what can be kept over a reload.
+        if (!canKeep()) return;
+        event.preventDefault();
+        pickFiles().then((chosen) => this._choose(chosen),
+          (error) => say(this._problem, describe(error)));
+      },
       onchange: () => {
-        this._choose([...(this._picker.files ?? [])]);
+        this._choose([...(this._picker.files ?? [])].map((file) => ({ file })));
         this._picker.value = "";
       },
     });
@@ -159,16 +170,31 @@ class SendForm {
     target.ondrop = (event) => {
       event.preventDefault();
       over(false);
-      // A directory cannot be read as a file.
-      const items = [...(event.dataTransfer?.items ?? [])];
-      const isFile = items.map((item) => item.webkitGetAsEntry?.()?.isDirectory !== true);
-      const dropped = [...(event.dataTransfer?.files ?? [])];
-      this._choose(dropped.filter((_, at) => isFile[at] !== false));
-      if (isFile.includes(false)) notify(t("files.no_folders"), "error");
+      void this._takeDropped([...(event.dataTransfer?.items ?? [])].filter(({ kind }) => kind === "file"));
     };
   }
 
-  /** @param {File[]} files */
+  /** @param {DataTransferItem[]} items */
+  async _takeDropped(items) {
+    // All at once: after the first wait the browser shows nothing of them any more.
+    const dropped = items.map((item) => ({
+      // A directory cannot be read as a file.
+      isFolder: item.webkitGetAsEntry?.()?.isDirectory === true,
+      file: item.getAsFile(),
+      handle: canKeep() ? item.getAsFileSystemHandle?.() : undefined,
+    }));
+    const chosen = [];
+    for (const { isFolder, file, handle } of dropped) {
+      const found = await handle?.catch(() => null);
+      if (isFolder) notify(t("files.no_folders"), "error");
+      else if (file !== null) {
+        chosen.push({ file, handle: found?.kind === "file" ? /** @type {any} */ (found) : undefined });
+      }
+    }
+    this._choose(chosen);
+  }
+
+  /** @param {{ file: File, handle?: FileSystemFileHandle | undefined }[]} files */
   _choose(files) {
     this._files.push(...files);
     this._show();
@@ -176,7 +202,7 @@ class SendForm {
   }
 
   _show() {
-    this._chosen.replaceChildren(...this._files.map((file, at) => h("li", {},
+    this._chosen.replaceChildren(...this._files.map(({ file }, at) => h("li", {},
       h("bdi", { class: "name" }, file.name), h("span", { class: "hint" }, bytesText(file.size)),
       button(t("files.remove"), () => {
         this._files.splice(at, 1);
@@ -198,7 +224,11 @@ class SendForm {
       return;
     }
     if (files === null) return;
-    for (const file of this._files) files.send(file, to);
+    for (const { file, handle } of this._files) {
+      const sending = files.send(file, to);
+      // Where nothing can be kept, a reload asks for the file again.
+      if (handle !== undefined) keepFile(handle).then((id) => sending.keep(id), () => {});
+    }
     this._files = [];
     this._show();
     const others = recentAccounts().filter((each) => each !== to);
@@ -237,8 +267,14 @@ function recallInterrupted() {
  * @param {FileService} service
  */
 export function rememberSending(service) {
-  const sending = service.sending.map(({ account, name, size, sha256 }) =>
-    ({ from: service.client.account, to: account, name, size, sha256 }));
+  for (const each of service.transfers) {
+    if (each.direction === "out" && each.outcome?.ending === "done" && each.kept !== "") {
+      forgetFile(each.kept).catch(() => {});
+      each.kept = "";
+    }
+  }
+  const sending = service.sending.map(({ account, name, size, sha256, kept }) =>
+    ({ from: service.client.account, to: account, name, size, sha256, kept }));
   const isSame = (/** @type {Interrupted} */ one, /** @type {Interrupted} */ other) =>
     one.from === other.from && one.to === other.to && one.name === other.name && one.size === other.size;
   const before = stillInterrupted.filter((one) => !sending.some((other) => isSame(one, other)));
@@ -254,7 +290,7 @@ let stillInterrupted = recallInterrupted();
  * @param {() => void} changed
  */
 function interruptedRow(interrupted, session, changed) {
-  const { to, name, size, sha256 } = interrupted;
+  const { to, name, size, sha256, kept = "" } = interrupted;
   const problem = h("p", { class: "problem", role: "alert" });
   const forget = () => {
     stillInterrupted = stillInterrupted.filter((each) => each !== interrupted);
@@ -262,27 +298,56 @@ function interruptedRow(interrupted, session, changed) {
     row.remove();
     changed();
   };
+  /** @param {File} file */
+  const goOn = (file) => {
+    if (session.files === null) return;
+    if (file.size !== size || file.name !== name) {
+      say(problem, t("files.not_the_same", { name, size: bytesText(size) }));
+      return;
+    }
+    session.files.send(file, to, { sha256, kept });
+    forget();
+  };
   const picker = h("input", {
     type: "file", hidden: true, "data-again": name,
     onchange: () => {
       const [file] = picker.files ?? [];
       picker.value = "";
-      if (file === undefined || session.files === null) return;
-      if (file.size !== size || file.name !== name) {
-        say(problem, t("files.not_the_same", { name, size: bytesText(size) }));
-        return;
-      }
-      session.files.send(file, to, sha256);
-      forget();
+      if (file !== undefined) goOn(file);
     },
   });
+  const state = h("p", { class: "state" }, t("files.interrupted"));
+  const choose = button(t("files.choose_again"), () => picker.click(), { class: "primary" });
+  const resume = button(t("files.resume"), () => void open(true), {
+    class: "primary", hidden: true, "data-do": "resume",
+  });
+  /** @param {boolean} isAsked a person has just pressed the button: the browser may ask in turn */
+  const open = async (isAsked) => {
+    try {
+      const handle = kept === "" ? null : await keptFile(kept);
+      if (handle === null) return;
+      const mode = /** @type {const} */ ({ mode: "read" });
+      const may = isAsked ? await handle.requestPermission(mode) : await handle.queryPermission(mode);
+      if (may === "granted") goOn(await handle.getFile());
+      const canAsk = may === "prompt";
+      resume.hidden = !canAsk;
+      choose.hidden = canAsk;
+      if (canAsk) setPhrase(state, "", t("files.interrupted_kept"));
+    } catch (error) {
+      // Moved or deleted meanwhile: choosing it is left.
+      console.warn(error);
+      resume.hidden = true;
+      choose.hidden = false;
+      setPhrase(state, "", t("files.interrupted"));
+    }
+  };
+  void open(false);
   const row = h("li", { class: "transfer", "data-phase": "interrupted" },
     h("span", { class: "way" }, icon("upload", 22)),
     h("div", { class: "what" }, h("bdi", { class: "name" }, name),
       h("span", { class: "hint" }, t("files.row_to", { account: to, size: bytesText(size) }))),
-    h("p", { class: "state" }, t("files.interrupted")), problem, picker,
-    h("div", { class: "row actions" },
-      button(t("files.choose_again"), () => picker.click(), { class: "primary" }),
+    state, problem, picker,
+    h("div", { class: "row actions" }, resume, choose,
       button(t("files.remove"), forget, { class: "plain" })));
   return row;
 }

@@ -30,7 +30,7 @@ export class TransferRow {
     /** Times and bytes moved until then. @type {[number, number][]} */
     this._samples = [];
     /** What arrived before a reload is not saved again by itself. */
-    this._savedItself = transfer.isOver;
+    this._savedItself = transfer.outcome?.ending === "done";
     const { account, name, size, direction } = transfer;
     const values = { account, size: bytesText(size) };
     this._bar = h("progress", { max: 1, "aria-label": t("files.progress_of", { name }) });
@@ -96,7 +96,8 @@ export class TransferRow {
     this._bar.hidden = phase === "over" || phase === "offered" || (phase === "queued" && position === 0);
     if (phase === "checking") this._bar.removeAttribute("value");
     else this._bar.value = size > 0 ? position / size : 0;
-    this._numbers.hidden = !moves && !(position > 0 && ["away", "paused"].includes(phase));
+    const isKept = transfer instanceof Incoming && transfer.keepsPart;
+    this._numbers.hidden = !moves && !isKept && !(position > 0 && ["away", "paused"].includes(phase));
     if (!this._numbers.hidden) setPhrase(this._numbers, "", this._numbersOf(moves));
   }
 
@@ -129,9 +130,10 @@ export class TransferRow {
     const { direction, phase, account, problem, outcome, peerIsStopping } = transfer;
     const values = { account };
     const where = direction === "in" ? "files.in" : "files.out";
+    const part = transfer instanceof Incoming && transfer.keepsPart ? "_part" : "";
     if (phase !== "over" || outcome === null) {
       const isAbsent = phase === "offered" && "isAbsent" in transfer && transfer.isAbsent;
-      const more = isAbsent ? "_absent" : phase === "away" && peerIsStopping ? "_stopping" : "";
+      const more = isAbsent ? "_absent" : phase === "away" && peerIsStopping ? "_stopping" : part;
       return t(`${where}.${phase}${more}`, values);
     }
     const { ending, reason, by } = outcome;
@@ -142,7 +144,7 @@ export class TransferRow {
     const isOurs = (direction === "in") === (by === "receiver");
     if (isOurs && problem !== null) return problemOf(problem, direction);
     for (const key of [
-      `${where}.${ending}.${reason}`, `files.${ending}.${reason}`, `${where}.${ending}.${isOurs ? "us" : "them"}`,
+      `${where}.${ending}.${reason}`, `files.${ending}.${reason}`, `${where}.${ending}.${isOurs ? "us" : "them"}${part}`,
       `files.${ending}`,
     ]) if (hasPhrase(key)) return t(key, values);
     return t("files.failed", values);
@@ -151,7 +153,8 @@ export class TransferRow {
   // -- what can be done -------------------------------------------------------------
 
   _showButtons() {
-    const { direction, phase, outcome, file } = this.transfer;
+    const { transfer } = this;
+    const { direction, phase, outcome, file } = transfer;
     const asks = direction === "in" && phase === "offered";
     const isOver = phase === "over";
     const goesOn = !isOver && !asks;
@@ -162,7 +165,8 @@ export class TransferRow {
       ["accept", asks], ["acceptTo", asks && this._canPick], ["decline", asks],
       ["save", file !== null], ["saveTo", file !== null && this._canPick],
       ["pause", goesOn && phase !== "paused" && phase !== "checking"],
-      ["resume", phase === "paused"], ["again", canBeAgain],
+      ["resume", phase === "paused" || (transfer instanceof Incoming && transfer.canBeTakenUp)],
+      ["again", canBeAgain],
       ["cancel", goesOn], ["remove", isOver],
     ];
     const hadFocus = this.element.contains(document.activeElement);

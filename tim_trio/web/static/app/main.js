@@ -268,8 +268,9 @@ function followFiles(files) {
   const phases = new Map();
   files.listeners.add((which) => {
     // Numbers change all the time; that is nothing to be told of here.
-    if (which !== null && phases.get(which) === which.phase) return;
-    if (which !== null) phases.set(which, which.phase);
+    const state = which === null ? "" : `${which.phase} ${which.kept}`;
+    if (which !== null && phases.get(which) === state) return;
+    if (which !== null) phases.set(which, state);
     rememberSending(files);
     const { questions } = files;
     waiting.hidden = questions.length === 0;
@@ -288,7 +289,9 @@ session.listeners.add(() => {
   followFiles(followed);
 });
 addEventListener("beforeunload", (event) => {
-  if (session.files?.sending.some((each) => each.phase === "running")) event.preventDefault();
+  // What the browser keeps goes on after a reload.
+  const isLost = session.files?.sending.some(({ phase, kept }) => phase === "running" && kept === "");
+  if (isLost) event.preventDefault();
 });
 addEventListener("pagehide", () => session.files?.leave());
 

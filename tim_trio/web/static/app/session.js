@@ -104,7 +104,7 @@ export class SessionState {
     before?.close();
     if (before?.client.account !== client.account) return;
     // What the lost connection interrupted.
-    for (const each of before.sending) this.files.send(each.source, each.account);
+    for (const each of before.sending) this.files.send(each.source, each.account, { kept: each.kept });
   }
 
   /** @param {{ account: string, password: string, invitation: string }} who */

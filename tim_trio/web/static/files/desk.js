@@ -18,8 +18,9 @@ export class Desk {
   /**
    * @param {object} options
    * @param {number} options.patienceMs how long a sender may stay away in mid-transfer
-   * @param {(account: string, offer: Offer) => string | null} options.findPart our name
-   *   (`receiver`) for a part of such a file that we hold and that was wanted
+   * @param {(account: string, offer: Offer) => { receiver: string, agreed: boolean } | null}
+   *   options.findPart our name for a part of such a file that we hold, and whether it is
+   *   wanted without a question
    * @param {(receiver: Receiver) => void} options.opened called with each new transfer:
    *   "asking", or "waiting" where we go on with a part
    * @param {(transfer: string) => boolean} options.isOwn that this client sends; not offered to itself
@@ -82,19 +83,19 @@ export class Desk {
     const replies = [];
     const part = this._findPart(account, offer);
     for (const old of this._transfers.values()) {
-      if (part !== null && old.receiver === part) replies.push(...old.fail("superseded"));
+      if (part !== null && old.receiver === part.receiver) replies.push(...old.fail("superseded"));
     }
     this._putAway();
     const asking = [...this._transfers.values()].filter(({ phase }) => phase === "asking");
     const ofAccount = asking.filter((each) => each.account === account);
     if (this._transfers.size >= rules.MAX_TRANSFERS
-      || (part === null && (asking.length >= rules.MAX_QUESTIONS
+      || (part?.agreed !== true && (asking.length >= rules.MAX_QUESTIONS
         || ofAccount.length >= rules.MAX_QUESTIONS_PER_ACCOUNT))) {
       return [...replies, ...this._refuse(account, offer, "busy", now)];
     }
-    const receiver = this._new(account, offer, part ?? newId(), now);
+    const receiver = this._new(account, offer, part?.receiver ?? newId(), now);
     this._transfers.set(keyOf(account, offer.transfer), receiver);
-    if (part !== null) receiver.agree(now);
+    if (part?.agreed === true) receiver.agree(now);
     this._opened(receiver);
     return replies;
   }

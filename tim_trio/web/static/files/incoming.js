@@ -6,7 +6,7 @@ import { ConnectionClosed, Flag, RequestTimedOut, RoomError, RoomMode, StreamOve
   from "../tim/index.js";
 import { newId } from "./messages.js";
 import { safeName } from "./names.js";
-import { Part, arrived, freeBytes, remove } from "./parts.js";
+import { Part, arrived, freeBytes, note, remove } from "./parts.js";
 import { post } from "./post.js";
 import * as rules from "./rules.js";
 import { outcome } from "./sender.js";
@@ -63,6 +63,8 @@ export class Incoming extends Transfer {
     this._posting = Promise.resolve();
     this._wasTold = false;
     this._discarded = false;
+    /** A person here does not want what has begun, unless asked again. */
+    this._isRefused = false;
   }
 
   /** Whether there is, or will be, a part that the next offer goes on with. */
@@ -71,9 +73,26 @@ export class Incoming extends Transfer {
     return this.phase !== "over" || (this.hasPart && this.outcome?.ending !== "done");
   }
 
+  /** Whether a person here has said no since it was begun. */
+  get isRefused() {
+    return this._isRefused;
+  }
+
+  /** Whether bytes of it stay here, though it has been cancelled or is asked about again. */
+  get keepsPart() {
+    const kept = this.phase === "offered" || this.outcome?.ending === "cancelled";
+    return kept && this.hasPart && this.position > 0;
+  }
+
+  /** Whether a person here may take back that they have cancelled. */
+  get canBeTakenUp() {
+    return this.phase === "over" && this.keepsPart && this._isRefused;
+  }
+
   // -- for a person ---------------------------------------------------------------
 
   accept() {
+    this._isRefused = false;
     this._machine?.agree(performance.now());
   }
 
@@ -92,7 +111,8 @@ export class Incoming extends Transfer {
   }
 
   resume() {
-    if (this.phase !== "paused") return;
+    if (this.phase !== "paused" && !this.canBeTakenUp) return;
+    this._isRefused = false;
     this.outcome = null;
     this.phase = "away";
     this.touch();
@@ -103,12 +123,14 @@ export class Incoming extends Transfer {
   cancel() {
     const machine = this._machine;
     if (machine !== null && machine.phase !== "over") {
+      this._isRefused = true;
       void this._say(machine.cancel());
     } else if (this.phase !== "over") {
+      this._isRefused = true;
       const { transfer, receiver } = this.info;
       void this._say([{ type: "cancel", transfer, by: "receiver", receiver }]);
       this._finish(outcome("cancelled", "", "receiver"));
-      this._previous = this._previous.then(() => this._throwAway());
+      this._previous = this._previous.then(() => this._setAside());
     }
   }
 
@@ -130,10 +152,27 @@ export class Incoming extends Transfer {
     this._finish(outcome("done", "", "receiver"));
   }
 
+  /** After a reload: what was cancelled before it. */
+  rest() {
+    this._isRefused = this.info.refused === true;
+    this._finish(outcome("cancelled", "", this._isRefused ? "receiver" : "sender"));
+  }
+
   /** It is where its user wants it: nothing of it has to stay here. */
   async release() {
     await this._throwAway();
     this.touch();
+  }
+
+  /** It was cancelled: what has come stays for a while, should it be wanted after all. */
+  async _setAside() {
+    if (this.position === 0) {
+      await this._throwAway();
+      return;
+    }
+    if (this.outcome?.ending !== "cancelled") return; // wanted again already
+    this.info = { ...this.info, cancelledAt: Date.now(), refused: this._isRefused };
+    await note(this.info);
   }
 
   async _throwAway() {
@@ -152,7 +191,7 @@ export class Incoming extends Transfer {
    */
   begin(machine) {
     this._machine = machine;
-    this.info = { ...this.info, transfer: machine.transfer };
+    this.info = { ...this.info, transfer: machine.transfer, cancelledAt: 0, refused: false };
     this.outcome = null;
     this.problem = null;
     machine.changed = () => {
@@ -217,6 +256,7 @@ export class Incoming extends Transfer {
     // The same file goes on, as another transfer.
     if (ended === null || ended.reason === "superseded" || this._machine !== machine) return;
     if (ended.ending === "stopped" && this.phase !== "paused") return; // resumed already
+    if (ended.ending === "cancelled" && this.outcome === null) return; // likewise
     this._finish(ended);
     if (ended.reason === "busy") this._removed(); // another page goes on with it
     if (ended.ending === "done" && !this._wasTold) void this._tellDoneLater(machine);
@@ -224,7 +264,8 @@ export class Incoming extends Transfer {
 
   /** @param {Receiver} machine */
   async _question(machine) {
-    if (await freeBytes().catch(() => Infinity) < this.size) {
+    const had = this.hasPart ? this.position : 0;
+    if (await freeBytes().catch(() => Infinity) < this.size - had) {
       void this._say(machine.decline("space"));
     }
     while (machine.phase === "asking") {
@@ -372,10 +413,11 @@ export class Incoming extends Transfer {
     const part = this._part;
     this._part = null;
     if (!this.hasPart || ended === null || ended.ending === "done") return;
-    const useless = ["cancelled", "declined"].includes(ended.ending) || USELESS.includes(ended.reason)
+    const useless = ended.ending === "declined" || USELESS.includes(ended.reason)
       || (ended.ending === "failed" && this.position === 0);
     await part?.close();
     if (useless) await this._throwAway();
+    else if (ended.ending === "cancelled") await this._setAside();
   }
 
   /** @param {Receiver} machine */

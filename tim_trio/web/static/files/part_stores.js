@@ -17,6 +17,8 @@
  * @property {string} mediaType
  * @property {string} transfer the newest
  * @property {number} doneAt Unix time in ms, 0 until all of it is there
+ * @property {number} [cancelledAt] Unix time in ms, 0 while it is wanted
+ * @property {boolean} [refused] cancelled here: to be asked about before it goes on
  */
 
 /**

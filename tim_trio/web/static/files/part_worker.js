@@ -87,5 +87,8 @@ serve({
   remove: (_, receiver) => store.remove(receiver),
 
   /** @param {unknown} _ @param {PartInfo} info */
+  note: (_, info) => store.note(info),
+
+  /** @param {unknown} _ @param {PartInfo} info */
   file: (_, info) => store.file(info),
 });

@@ -5,8 +5,8 @@ import { Helper } from "./calls.js";
 /** @typedef {import("./part_stores.js").PartInfo} PartInfo */
 
 const WORKER = new URL("./part_worker.js", import.meta.url);
-/** What has arrived is kept so long for whoever has not saved it. */
-const KEEP_DONE_MS = 24 * 3600_000;
+/** What has arrived, or was cancelled, is kept so long for whoever may want it yet. */
+const KEEP_MS = 24 * 3600_000;
 
 const hasFiles = () => isSecureContext && typeof navigator.storage?.getDirectory === "function";
 
@@ -39,8 +39,9 @@ export async function leftBehind(owner) {
     const found = await helper.call("list", []);
     const kept = [];
     for (const each of found.filter(({ info }) => info.owner === owner)) {
-      const { doneAt, receiver } = each.info;
-      if (doneAt > 0 && Date.now() - doneAt > KEEP_DONE_MS) await helper.call("remove", [receiver]);
+      const { doneAt, cancelledAt = 0, receiver } = each.info;
+      const over = Math.max(doneAt, cancelledAt);
+      if (over > 0 && Date.now() - over > KEEP_MS) await helper.call("remove", [receiver]);
       else kept.push(each);
     }
     return kept;
@@ -69,6 +70,20 @@ export async function remove(receiver) {
   const helper = await start();
   try {
     await helper.call("remove", [receiver]);
+  } finally {
+    helper.end();
+  }
+}
+
+/**
+ * Note what has become of a part that nobody has open.
+ *
+ * @param {PartInfo} info
+ */
+export async function note(info) {
+  const helper = await start();
+  try {
+    await helper.call("note", [info]);
   } finally {
     helper.end();
   }

@@ -5,7 +5,7 @@
 import { ConnectionClosed, LocalProtocolError, RequestTimedOut, RoomError, StreamOver }
   from "../tim/index.js";
 import { STREAM_HEADER_BYTES } from "../tim/frames.js";
-import { decode, newId } from "./messages.js";
+import { KIND, decode, newId } from "./messages.js";
 import { OutgoingFile } from "./outgoing.js";
 import { post } from "./post.js";
 import * as rules from "./rules.js";
@@ -35,9 +35,10 @@ export class Sending extends Transfer {
    * @param {string} options.to
    * @param {string} [options.sha256] of the file that was begun with, where it has to be that one
    * @param {() => Promise<() => void>} options.turn waits for our turn; returns how to give it back
+   * @param {string} [options.kept] what the browser keeps the file under, for after a reload
    * @param {() => void} options.removed
    */
-  constructor(client, file, { to, sha256 = "", turn, removed }) {
+  constructor(client, file, { to, sha256 = "", kept = "", turn, removed }) {
     // Half a character, as some systems' names have it, is none in UTF-8.
     const name = file.name.replace(/\p{Cs}/gu, "\ufffd");
     super("out", { account: to, name, size: file.size });
@@ -45,6 +46,7 @@ export class Sending extends Transfer {
     this._file = new OutgoingFile(file);
     this._mediaType = file.type;
     this._expected = sha256;
+    this.kept = kept;
     this._turn = turn;
     this._removed = removed;
     /** Null before the digest is known. @type {Sender | null} */
@@ -53,6 +55,8 @@ export class Sending extends Transfer {
     this._outbox = [];
     this._bell = new Bell();
     this._running = false;
+    /** Stops listening to a receiver that has cancelled. */
+    this._deaf = () => {};
     void this._run();
   }
 
@@ -63,6 +67,12 @@ export class Sending extends Transfer {
 
   get source() {
     return this._file.file;
+  }
+
+  /** @param {string} id what the browser keeps the file under, for after a reload */
+  keep(id) {
+    this.kept = id;
+    this.touch();
   }
 
   /** @param {string} transfer */
@@ -79,6 +89,7 @@ export class Sending extends Transfer {
 
   resume() {
     if (this.phase !== "paused" && !(this.isOver && this.outcome?.ending !== "done")) return;
+    this._deaf();
     this.outcome = null;
     this.problem = null;
     this.attempts = 0;
@@ -94,6 +105,7 @@ export class Sending extends Transfer {
 
   remove() {
     this._wish("cancel");
+    this._deaf();
     this._removed();
   }
 
@@ -138,7 +150,17 @@ export class Sending extends Transfer {
   _finish(ended) {
     this.outcome = ended;
     this.phase = ended.ending === "stopped" ? "paused" : "over";
+    if (ended.ending === "cancelled" && ended.by === "receiver") this._hopeFor();
     this.touch();
+  }
+
+  /** A receiver that has cancelled may want it after all, and says so. */
+  _hopeFor() {
+    this._deaf();
+    this._deaf = this._client.on("accountStream", ({ account, payload, kind }) => {
+      const word = kind === KIND && account === this.account ? decode(payload) : null;
+      if (word?.type === "pause" && word.by === "receiver" && this.isOwn(word.transfer)) this.resume();
+    });
   }
 
   async _once() {
@@ -172,7 +194,7 @@ export class Sending extends Transfer {
     });
     this._machine = machine;
     const deaf = this._client.on("accountStream", ({ account, payload, kind }) => {
-      const message = kind === 1 && account === this.account ? decode(payload) : null;
+      const message = kind === KIND && account === this.account ? decode(payload) : null;
       if (message === null) return;
       this._outbox.push(...machine.take(message, performance.now()));
       this._bell.ring();

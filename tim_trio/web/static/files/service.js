@@ -33,7 +33,11 @@ export class FileService {
     this._queue = [];
     this._desk = new Desk({
       patienceMs: PATIENCE_MS,
-      findPart: (account, offer) => this._partOf(account, offer)?.info.receiver ?? null,
+      findPart: (account, offer) => {
+        const part = this._partOf(account, offer);
+        return part === undefined ? null
+          : { receiver: part.info.receiver, agreed: !part.isRefused };
+      },
       opened: (machine) => this._opened(machine),
       isOwn: (transfer) => this.transfers.some(
         (each) => each instanceof Sending && each.isOwn(transfer)),
@@ -63,13 +67,15 @@ export class FileService {
   /**
    * @param {File} file
    * @param {string} to
-   * @param {string} [sha256] of the file that was begun with, where it has to be that one
+   * @param {object} [options]
+   * @param {string} [options.sha256] of the file that was begun with, where it has to be that one
+   * @param {string} [options.kept] what the browser keeps the file under, for after a reload
    * @returns {Sending}
    */
-  send(file, to, sha256) {
+  send(file, to, { sha256, kept } = {}) {
     /** @type {Sending} */
     const sending = new Sending(this.client, file, {
-      to, sha256,
+      to, sha256, kept,
       turn: () => this._turn(),
       removed: () => this._removed(sending),
     });
@@ -112,6 +118,7 @@ export class FileService {
         incoming.hasPart = true;
         this._list(incoming);
         if (info.doneAt > 0) await incoming.fetch();
+        else if ((info.cancelledAt ?? 0) > 0) incoming.rest();
         else incoming.announce();
       }
     } catch (error) {

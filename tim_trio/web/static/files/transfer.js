@@ -39,6 +39,8 @@ export class Transfer {
     this.outcome = null;
     /** What our own side had against it. @type {unknown} */
     this.problem = null;
+    /** What the browser keeps the file under that is sent, empty where it does not. */
+    this.kept = "";
     /** What has arrived. @type {Blob | null} */
     this.file = null;
     /** Called after every change. */
