@@ -43,14 +43,21 @@ def test_a_server_that_starts_anew(visit: Visit) -> None:
         link = publisher.share()
         viewer = visit(link, name="vera", size=SMALL)
         viewer.wait_for_picture(10)
-    for person in (publisher, viewer):
+        idle = visit(site, name="ida", size=SMALL)
+        idle.page.wait_for_selector("[data-kind=test]")
+    everybody = (publisher, viewer, idle)
+    for person in everybody:
         person.page.wait_for_selector("header [role=status]:has-text('Connection lost')")
+    # What cannot be had now is said, and not blamed on a camera.
+    idle.page.click("[data-kind=test]")
+    idle.page.wait_for_selector("[role=alert]:has-text('The server does not answer')")
     with serving(web=urlsplit(site).netloc):
+        for person in everybody:
+            person.page.wait_for_function(_COME_BACK, polling=200)
         # It has forgotten its rooms, and each is told what that means here.
         publisher.page.wait_for_selector("[role=alert]:has-text('no longer has this room')")
         viewer.page.wait_for_selector(".stage-message:has-text('There is no such room')")
-        for person in (publisher, viewer):
-            person.page.wait_for_selector(".dot[data-state=up]")
+        for person in everybody:
             person.complaints.clear()  # the browser's own, of attempts that failed
         # And everything works again.
         viewer.page.click("text=Watch something else")
@@ -59,6 +66,13 @@ def test_a_server_that_starts_anew(visit: Visit) -> None:
         viewer.page.keyboard.press("Enter")
         viewer.wait_for_picture(10)
         assert viewer.check_pattern() == []
+
+
+#: As when the network is there again; by itself it may take half a minute.
+_COME_BACK = """() => {
+  dispatchEvent(new Event("online"));
+  return document.querySelector(".dot").dataset.state === "up";
+}"""
 
 
 def test_rooms_that_end_and_rooms_that_never_were(site: str, visit: Visit) -> None:

@@ -493,6 +493,21 @@ test("what says not to come back is final; else the client is told of both", asy
   await assert.rejects(client.registerRoom(), ConnectionClosed);
 });
 
+test("it does not wait where somebody knows better", async () => {
+  const { client, sockets, socket } = await connected({
+    random: () => 10_000, bounds: { reconnectForMs: Infinity },
+  });
+  client.reconnectNow(); // nothing to be done
+  socket().lose();
+  await settle();
+  assert.equal(sockets.length, 1);
+  client.reconnectNow();
+  await settle();
+  assert.equal(sockets.length, 2);
+  assert.ok(client.isConnected);
+  client.close();
+});
+
 test("it gives up in the end", async () => {
   let dials = 0;
   const dial = () => {

@@ -38,6 +38,10 @@ export function liveView(session) {
   const start = async (kind, file, remembered) => {
     const { client } = session;
     if (busy || client === null) return;
+    if (!session.connected) {
+      notify(t("error.no_server"), "error");
+      return;
+    }
     busy = true;
     let capture;
     try {

@@ -288,6 +288,12 @@ session.listeners.add(() => {
   followed = session.files;
   followFiles(followed);
 });
+/** Somebody looks, or the network is there again: no use in waiting. */
+const hurry = () => {
+  if (!document.hidden) session.client?.reconnectNow();
+};
+addEventListener("online", hurry);
+document.addEventListener("visibilitychange", hurry);
 addEventListener("beforeunload", (event) => {
   // What the browser keeps goes on after a reload.
   const isLost = session.files?.sending.some(({ phase, kept }) => phase === "running" && kept === "");

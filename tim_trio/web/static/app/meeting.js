@@ -35,6 +35,10 @@ export function meetingView(session) {
   const enter = async (room) => {
     const { client } = session;
     if (client === null || meeting !== null) return;
+    if (!session.connected) {
+      notify(t("error.no_server"), "error");
+      return;
+    }
     try {
       const known = room ?? await client.registerRoom({ idleTimeoutS: 600 });
       const info = await client.roomInfo(known);

@@ -121,6 +121,14 @@ export class Client {
 
   // -- the connection ----------------------------------------------------------
 
+  /**
+   * Look at once whether a lost connection can be replaced, instead of waiting as long as
+   * it was to be. For when the network has come back, or a person looks.
+   */
+  reconnectNow() {
+    this._reconnector.hurry();
+  }
+
   get isConnected() {
     return this._session !== null;
   }

@@ -63,6 +63,23 @@ export class Reconnector {
     this._random = random ?? Math.random;
     this._backoff = new Backoff(this._random);
     this._since = performance.now();
+    /** Ends the wait before the next attempt. */
+    this._wake = () => {};
+  }
+
+  /** Try now instead of waiting: what kept us away may be over. */
+  hurry() {
+    this._wake();
+  }
+
+  /** @param {number} ms at most so long */
+  async _wait(ms) {
+    let timer;
+    await new Promise((/** @type {(value?: unknown) => void} */ resolve) => {
+      this._wake = () => resolve();
+      timer = setTimeout(resolve, ms);
+    });
+    clearTimeout(timer);
   }
 
   // -- after a loss ------------------------------------------------------------
@@ -94,7 +111,7 @@ export class Reconnector {
       }
       const waitMs = this._backoff.next(isNew ? retryAfter(error) : 0, isNew);
       if (performance.now() + waitMs - began > client.bounds.reconnectForMs) break;
-      await sleep(waitMs);
+      await this._wait(waitMs);
       if (client.isOver) return;
       const where = /** @type {string} */ (ways.shift());
       let session;
