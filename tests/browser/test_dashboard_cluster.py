@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -44,11 +45,14 @@ def cluster(etcd: EtcdMember, directory: Path) -> Iterator[dict[str, Node]]:
     secret.write_text("a secret of the tests, long enough")
     common = ("--cluster", etcd.url.replace("http", "etcd"), "--cluster-secret", str(secret))
     with ExitStack() as stack:
-        nodes = {}
-        for name in NAMES:
-            own = stack.enter_context(ExitStack())
-            site, port = own.enter_context(serving_both("--name", name, *common))
-            nodes[name] = Node(site, port, own.close)
+        own = {name: stack.enter_context(ExitStack()) for name in NAMES}
+
+        def start(name: str) -> Node:
+            site, port = own[name].enter_context(serving_both("--name", name, *common))
+            return Node(site, port, own[name].close)
+
+        with ThreadPoolExecutor() as pool:
+            nodes = dict(zip(NAMES, pool.map(start, NAMES), strict=True))
         yield nodes
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import Running, Visit, running
+from tests.browser.conftest import Running, Visit
 from tests.media.clips import H264, make, sound, tracks_of
 
 COMMAND = [sys.executable, "-m", "tim_trio"]
 DEADLINE_S = 50
-#: Red for a second, then blue, and so on; 5 s are one group, so that who joins late has it all.
-SECONDS = 5
+#: Red for a second, then blue, and so on; all is one group, so that who joins late has it all.
+SECONDS = 3
 COLOURS = {"red": "0xc02020", "blue": "0x2020c0"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -34,7 +34,7 @@ def start(stack: ExitStack, server: Running, *arguments: object) -> subprocess.P
 
 
 def test_a_pushed_file_is_watched_and_recorded(
-    visit: Visit, ffmpeg: str, ffprobe: str, tmp_path: Path
+    server: Running, visit: Visit, ffmpeg: str, ffprobe: str, tmp_path: Path
 ) -> None:
     parts = [
         f"color={COLOURS['red' if second % 2 == 0 else 'blue']}:s=320x180:r=30:d=1[p{second}]"
@@ -46,7 +46,7 @@ def test_a_pushed_file_is_watched_and_recorded(
         ["-filter_complex", ";".join([*parts, joined]), "-map", "[v]", "-map", "0:a"],
         H264, ["-g", "300", "-sc_threshold", "0", "-c:a", "libopus"],
     )  # fmt: skip
-    with running() as server, ExitStack() as stack:
+    with ExitStack() as stack:
         viewer = visit(server.page, name="vera")
         viewer.page.wait_for_selector("[data-kind=test]")
         push = start(

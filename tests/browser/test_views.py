@@ -113,7 +113,7 @@ def test_language_and_colours_change_and_are_remembered(site: str, visit: Visit)
 
 
 def test_with_the_keyboard_alone(site: str, visit: Visit) -> None:
-    visitor = visit(site, name="paula", size=(560, 600))
+    visitor = visit(site, name="kay", size=(560, 600))
     page = visitor.page
     page.wait_for_selector("[data-kind=test]")
     # In the order in which they are read, each of them, and each to be seen.
