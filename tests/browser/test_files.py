@@ -37,9 +37,11 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def digest(film: Path) -> str:
-    return digest_of(film)
+def beginning_of(path: Path, size: int, copy: Path) -> Path:
+    """Make a file of another's first bytes."""
+    with path.open("rb") as file:
+        copy.write_bytes(file.read(size))
+    return copy
 
 
 def digest_of(path: Path) -> str:
@@ -60,29 +62,43 @@ def wait_for_phase(page: Visitor, phase: str, name: str = "film.mp4") -> None:
     )
 
 
-def at_share(page: Visitor, share: float, name: str, deed: str = "") -> float:
+def at_share(
+    page: Visitor,
+    share: float,
+    name: str,
+    deed: str = "",
+    begin: Callable[[], object] = lambda: None,
+) -> float:
     """Wait until so much of the file has come or gone, and at once do something in the page.
 
     Args:
         deed: the button to press, or "reload".
+        begin: what has it come or go. The page looks out from before that: while a file is
+            on its way a browser that is driven from outside may answer late.
 
     Returns:
         how much it was then.
     """
+    page.evaluate(_LOOK_OUT, [name, share, deed])
+    begin()
     found = page.page.wait_for_function(
-        """([name, share, deed]) => {
-          const row = document.querySelector(`[data-name="${name}"][data-phase=running]`);
-          const now = row?.querySelector("progress").value ?? 0;
-          if (now <= share) return 0;
-          if (deed === "reload") location.reload();
-          else if (deed !== "") row.querySelector(`[data-do=${deed}]`).click();
-          return now;
-        }""",
-        arg=[name, share, deed],
-        polling=10,
-        timeout=DEADLINE_MS,
+        "() => Number(sessionStorage['test.share'])", timeout=DEADLINE_MS
     )
     return float(found.json_value())
+
+
+_LOOK_OUT = """([name, share, deed]) => {
+  sessionStorage["test.share"] = 0;
+  const timer = setInterval(() => {
+    const row = document.querySelector(`[data-name="${name}"][data-phase=running]`);
+    const now = row?.querySelector("progress").value ?? 0;
+    if (now <= share) return;
+    clearInterval(timer);
+    sessionStorage["test.share"] = now;
+    if (deed === "reload") location.reload();
+    else if (deed !== "") row.querySelector(`[data-do=${deed}]`).click();
+  }, 5);
+}"""
 
 
 def open_files(visit: Visit, server: Running, name: str, **options: object) -> Visitor:
@@ -91,53 +107,51 @@ def open_files(visit: Visit, server: Running, name: str, **options: object) -> V
     return visitor
 
 
-def test_between_two_pages(
-    server: Running, visit: Visit, film: Path, digest: str, tmp_path: Path
-) -> None:
+def test_between_two_pages(server: Running, visit: Visit, film: Path, tmp_path: Path) -> None:
     alice = open_files(visit, server, "alice")
     bob = open_files(visit, server, "bob")
     downloads: list[Download] = []
     bob.page.on("download", lambda download: downloads.append(download))
     send(alice, "bob", film)
-    bob.page.click("[data-do=accept]")
-    at_share(alice, 0.1, "film.mp4", "pause")
+    at_share(alice, 0.1, "film.mp4", "pause", lambda: bob.page.click("[data-do=accept]"))
     wait_for_phase(bob, "away")
     had = bob.evaluate("() => document.querySelector('progress').value")
     assert 0 < had < 0.9
     if os.environ.get("TIM_PHOTOGRAPH"):
         photograph(alice, bob, tmp_path)
         return  # taking it lasts longer than the rest of the file
-    alice.page.click("[data-do=resume]")
-    # It goes on where it was; and what has come is there after a reload, without a question.
-    for deed in ("reload", "cancel"):
-        before, had = had, at_share(bob, 0.01, "film.mp4", deed)
-        assert had >= before
+
+    def goes_on(deed: str, begin: Callable[[], object]) -> float:
+        """Check that it goes on where it was; do something in the receiver's page then."""
+        now = at_share(bob, 0.001, "film.mp4", deed, begin)
+        assert now >= had
+        return now
+
+    # What has come is there after a reload, and it goes on without a question.
+    bob.page.reload()
+    wait_for_phase(bob, "away")
+    had = goes_on("cancel", lambda: alice.page.click("[data-do=resume]"))
     # Cancelled, it stays: sent again, its receiver is asked, and it goes on where it was.
     bob.page.wait_for_selector("text=What has come stays for a day")
     bob.check_view()
     alice.page.wait_for_selector("text=bob has cancelled.")
     alice.page.click("[data-do=again]")
     bob.page.wait_for_selector("text=It would go on where it was.")
-    bob.page.click("[data-do=accept]")
-    before, had = had, at_share(bob, 0.01, "film.mp4", "cancel")
-    assert had >= before
+    had = goes_on("cancel", lambda: bob.page.click("[data-do=accept]"))
     # Who has cancelled may think better of it, also after a reload.
-    bob.page.wait_for_selector("text=What has come stays for a day")
+    bob.page.wait_for_selector("[data-phase=over] [data-do=resume]")
     bob.page.reload()
-    bob.page.click("[data-phase=over] [data-do=resume]")
-    before, had = had, at_share(bob, 0.01, "film.mp4")
-    assert had >= before
+    bob.page.wait_for_selector("[data-phase=over] [data-do=resume]")
+    at_share(alice, 0.001, "film.mp4", "cancel", lambda: bob.page.click("[data-do=resume]"))
     # Cancelled by its sender and sent again, it goes on without a question.
-    at_share(alice, 0.01, "film.mp4", "cancel")
     bob.page.wait_for_selector("text=alice has taken it back. What has come stays")
-    alice.page.click("[data-do=again]")
-    assert at_share(bob, 0.01, "film.mp4") >= had
+    goes_on("reload", lambda: alice.page.click("[data-do=again]"))
     wait_for_phase(bob, "done")
     wait_for_phase(alice, "done")
     wait_until(lambda: "film.mp4" in [each.suggested_filename for each in downloads], bob)
     saved = tmp_path / "saved"
     downloads[-1].save_as(saved)
-    assert digest_of(saved) == digest
+    assert digest_of(saved) == digest_of(film)
 
 
 def photograph(alice: Visitor, bob: Visitor, folder: Path) -> None:
@@ -154,7 +168,7 @@ def photograph(alice: Visitor, bob: Visitor, folder: Path) -> None:
 
 
 def test_between_a_page_and_the_command_line(
-    server: Running, visit: Visit, film: Path, digest: str, tmp_path: Path
+    server: Running, visit: Visit, film: Path, tmp_path: Path
 ) -> None:
     """Both directions at once, and each is interrupted: one by the page, one by the other side."""
     carol = open_files(visit, server, "carol")
@@ -164,38 +178,45 @@ def test_between_a_page_and_the_command_line(
     inbox.mkdir()
     with ExitStack() as stack:
         receiver = receive(stack, server, inbox)
-        sender = start(stack, server, "dave", "send", film, "--to", "carol", "--name", "theirs.mp4")
-        send(carol, "dave", film)
-        carol.page.click("[data-name='theirs.mp4'] [data-do=accept]")
-        at_share(carol, 0.1, "theirs.mp4", "pause")
-        at_share(carol, 0.1, "film.mp4")
+        theirs = ("send", film, "--to", "carol", "--name", "theirs.mp4")
+        sender = start(stack, server, "dave", *theirs)
+        accept = "[data-name='theirs.mp4'] [data-do=accept]"
+        at_share(carol, 0.1, "theirs.mp4", "pause", lambda: carol.page.click(accept))
+        at_share(carol, 0.1, "film.mp4", begin=lambda: send(carol, "dave", film))
         receiver.send_signal(signal.SIGINT)
         receiver.communicate(timeout=20)
         assert [path for path in inbox.iterdir() if path.name == "film.mp4"] == []
         wait_for_phase(carol, "away", "film.mp4")
-        receiver = receive(stack, server, inbox)
         # Cancelled in the page, on either side, and sent again: it goes on where it was.
-        at_share(carol, 0.3, "film.mp4", "cancel")
+        receivers: list[Process] = []
+
+        def receive_again() -> None:
+            receivers.append(receive(stack, server, inbox))
+
+        at_share(carol, 0.3, "film.mp4", "cancel", receive_again)
+        _, said = receivers[0].communicate(timeout=20)
+        assert b"carol has cancelled" in said
         carol.page.click("[data-name='film.mp4'] [data-do=again]")
-        assert at_share(carol, 0, "film.mp4") > 0.2
-        carol.page.click("[data-name='theirs.mp4'] [data-do=resume]")
-        had = at_share(carol, 0.3, "theirs.mp4", "cancel")
+        assert at_share(carol, 0, "film.mp4", begin=receive_again) > 0.2
+        receiver = receivers[1]
+        resume = "[data-name='theirs.mp4'] [data-do=resume]"
+        had = at_share(carol, 0.2, "theirs.mp4", "cancel", lambda: carol.page.click(resume))
         _, said = sender.communicate(timeout=20)
         assert b"carol has cancelled" in said
-        sender = start(stack, server, "dave", "send", film, "--to", "carol", "--name", "theirs.mp4")
-        carol.page.click("[data-name='theirs.mp4'] [data-do=accept]")
-        assert at_share(carol, 0.01, "theirs.mp4") >= had
+        sender = start(stack, server, "dave", *theirs)
+        now = at_share(carol, 0.001, "theirs.mp4", begin=lambda: carol.page.click(accept))
+        assert now >= had
         for name in ("film.mp4", "theirs.mp4"):
             wait_for_phase(carol, "done", name)
         out, _ = receiver.communicate(timeout=20)
         assert out.decode().strip() == str(inbox / "film.mp4")
         _, said = sender.communicate(timeout=20)
         assert sender.returncode == 0, said
-    assert digest_of(inbox / "film.mp4") == digest
+    assert digest_of(inbox / "film.mp4") == digest_of(film)
     wait_until(lambda: bool(downloads), carol)
     saved = tmp_path / "saved"
     downloads[0].save_as(saved)
-    assert digest_of(saved) == digest
+    assert digest_of(saved) == digest_of(film)
 
 
 def test_the_senders_page_is_reloaded(server: Running, visit: Visit) -> None:
@@ -208,14 +229,25 @@ def test_the_senders_page_is_reloaded(server: Running, visit: Visit) -> None:
     gina.page.fill("[name=to]", "hugo")
     gina.page.click("label[for=file-picker]")
     gina.page.click("[data-do=send]:enabled")
-    hugo.page.click("[data-do=accept]")
-    at_share(gina, 0.3, "own.bin", "reload")
-    assert at_share(gina, 0, "own.bin") > 0.2
+    hugo.page.wait_for_selector("[data-do=accept]")
+    hugo.evaluate(_NOTE_SHARES)
+    at_share(gina, 0.3, "own.bin", "reload", lambda: hugo.page.click("[data-do=accept]"))
     for visitor in (gina, hugo):
         wait_for_phase(visitor, "done", "own.bin")
+    shares = hugo.evaluate("() => shares")
+    assert shares == sorted(shares), "it began anew"
+    assert any(0.2 < each < 1 for each in shares)
     # What has arrived needs not be opened again.
     gina.page.wait_for_function(_NOTHING_IS_KEPT)
 
+
+_NOTE_SHARES = """() => {
+  globalThis.shares = [];
+  setInterval(() => {
+    const row = document.querySelector("[data-name='own.bin'][data-phase=running]");
+    if (row !== null) shares.push(row.querySelector("progress").value);
+  }, 5);
+}"""
 
 #: A dialog that is answered with a file of so many MB.
 _CHOOSE = """async megabytes => {
@@ -318,9 +350,7 @@ def test_a_page_that_is_no_secure_context_and_a_server_that_starts_anew(
     visit: Visit, film: Path, tmp_path: Path
 ) -> None:
     """Such a page has no files of its own: the browser's database keeps what comes."""
-    large = tmp_path / "large.bin"
-    with film.open("rb") as file:
-        large.write_bytes(file.read(16_000_000))
+    large = beginning_of(film, 16_000_000, tmp_path / "large.bin")
     settings = ("--set", f"web_hosts={ELSEWHERE}")
     with running(*settings) as server:
         grace = open_files(visit, server, "grace")
@@ -330,10 +360,15 @@ def test_a_page_that_is_no_secure_context_and_a_server_that_starts_anew(
         henry.page.on("download", lambda download: downloads.append(download))
         assert not henry.evaluate("() => isSecureContext")
         send(grace, "henry", large)
-        henry.page.click("[data-do=accept]")
-        had = at_share(henry, 0, "large.bin", "reload")
+        had = at_share(
+            henry, 0, "large.bin", "reload", lambda: henry.page.click("[data-do=accept]")
+        )
         # Nobody is asked again, and it goes on where it was.
-        assert at_share(henry, 0.01, "large.bin") >= had
+        henry.page.wait_for_function(
+            "had => document.querySelector('[data-name=\"large.bin\"] progress')?.value >= had",
+            arg=had,
+            timeout=DEADLINE_MS,
+        )
     with running(*settings, web=urlsplit(server.page).netloc):
         wait_for_phase(henry, "done", "large.bin")
         wait_for_phase(grace, "done", "large.bin")

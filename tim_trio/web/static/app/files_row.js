@@ -25,6 +25,7 @@ export class TransferRow {
   constructor(transfer, { canPick, pickTarget }) {
     this.transfer = transfer;
     this.phase = "";
+    this._couldBeTakenUp = false;
     this._canPick = canPick;
     this._pickTarget = pickTarget;
     /** Times and bytes moved until then. @type {[number, number][]} */
@@ -82,6 +83,9 @@ export class TransferRow {
     const { phase, position, size, outcome } = transfer;
     const moves = ["running", "reading"].includes(phase);
     const isDone = outcome?.ending === "done";
+    const canBeTakenUp = transfer instanceof Incoming && transfer.canBeTakenUp;
+    if (phase === this.phase && canBeTakenUp !== this._couldBeTakenUp) this._showButtons();
+    this._couldBeTakenUp = canBeTakenUp;
     if (phase !== this.phase) {
       this.phase = phase;
       this.element.dataset.phase = isDone ? "done" : phase;

@@ -84,9 +84,10 @@ export class Incoming extends Transfer {
     return kept && this.hasPart && this.position > 0;
   }
 
-  /** Whether a person here may take back that they have cancelled. */
+  /** Whether a person here may take back that they have cancelled: once that is noted. */
   get canBeTakenUp() {
-    return this.phase === "over" && this.keepsPart && this._isRefused;
+    const isNoted = (this.info.cancelledAt ?? 0) > 0;
+    return this.phase === "over" && this.keepsPart && this._isRefused && isNoted;
   }
 
   // -- for a person ---------------------------------------------------------------
@@ -113,6 +114,7 @@ export class Incoming extends Transfer {
   resume() {
     if (this.phase !== "paused" && !this.canBeTakenUp) return;
     this._isRefused = false;
+    this.info = { ...this.info, cancelledAt: 0, refused: false };
     this.outcome = null;
     this.phase = "away";
     this.touch();
@@ -171,8 +173,10 @@ export class Incoming extends Transfer {
       return;
     }
     if (this.outcome?.ending !== "cancelled") return; // wanted again already
-    this.info = { ...this.info, cancelledAt: Date.now(), refused: this._isRefused };
-    await note(this.info);
+    const noted = { ...this.info, cancelledAt: Date.now(), refused: this._isRefused };
+    await note(noted);
+    if (this.outcome?.ending === "cancelled") this.info = noted;
+    this.touch();
   }
 
   async _throwAway() {

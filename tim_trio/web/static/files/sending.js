@@ -55,6 +55,8 @@ export class Sending extends Transfer {
     this._outbox = [];
     this._bell = new Bell();
     this._running = false;
+    /** Over and resumed: what it may still have to say ends nothing. @type {Sender | null} */
+    this._dismissed = null;
     /** Stops listening to a receiver that has cancelled. */
     this._deaf = () => {};
     void this._run();
@@ -90,6 +92,7 @@ export class Sending extends Transfer {
   resume() {
     if (this.phase !== "paused" && !(this.isOver && this.outcome?.ending !== "done")) return;
     this._deaf();
+    this._dismissed = this._machine;
     this.outcome = null;
     this.problem = null;
     this.attempts = 0;
@@ -248,7 +251,7 @@ export class Sending extends Transfer {
       this._show();
       if (machine.outcome !== null && this._outbox.length === 0) {
         const { outcome: ended } = machine;
-        if (this.outcome === null) this._finish(ended);
+        if (this.outcome === null && machine !== this._dismissed) this._finish(ended);
         // The last words; they come to nothing if the connection does.
         while (unsent > 0) await this._bell.wait();
         return;
@@ -264,7 +267,7 @@ export class Sending extends Transfer {
 
   _show() {
     const machine = this._machine;
-    if (machine !== null && this.outcome === null) {
+    if (machine !== null && machine !== this._dismissed && this.outcome === null) {
       this.attempts = machine.attempts;
       this.peerIsStopping = machine.peerIsStopping;
       if (machine.outcome !== null) this._finish(machine.outcome);
