@@ -10,20 +10,17 @@ from typing import Final
 import pytest
 
 from tests.browser.conftest import Visit
-from tests.browser.visitor import Visitor
-
-#: Few pixels to put on the screen, which is the browser's greatest labour here.
-SMALL = (560, 420)
+from tests.browser.visitor import SHOWN, SMALL, Visitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 
 def test_one_publishes_and_three_watch(site: str, visit: Visit) -> None:
-    publisher = visit(site, name="paula")
+    publisher = visit(site, name="paula", size=SHOWN)
     publisher.page.wait_for_selector("[data-kind=test]")
     publisher.photograph("live-start")
     link = publisher.share()
-    sizes = {"vera": (1200, 780), "victor": SMALL, "wendy": SMALL}
+    sizes = {"vera": SHOWN, "victor": SMALL, "wendy": SMALL}
     viewers = [visit(link, name=name, size=size) for name, size in sizes.items()]
     for viewer in viewers:
         viewer.wait_for_picture(60)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.browser.conftest import Visit, serving
-from tests.browser.visitor import Visitor
+from tests.browser.visitor import SHOWN, SMALL, Visitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
-SMALL = (640, 520)
-
 
 def test_four_people_meet(site: str, visit: Visit) -> None:
-    host = visit(site + "#meeting", name="helga")
+    host = visit(site + "#meeting", name="helga", size=SHOWN)
     choose(host, "test")
     host.page.click("text=Start a meeting")
     host.page.wait_for_selector("[data-do=end]")
@@ -125,10 +123,10 @@ _IS_SILENT = """name => {
     .find((tile) => tile.querySelector(".name").textContent === name).querySelector("canvas");
   globalThis.loudAt ??= performance.now();
   if (player.level > 0.002) globalThis.loudAt = performance.now();
-  return performance.now() - globalThis.loudAt > 2500;
+  return performance.now() - globalThis.loudAt > 1500;
 }"""
 
 _ALL_MOVE = """() => {
   const canvases = [...document.querySelectorAll(".tile canvas:not(.own)")];
-  return canvases.length === 3 && canvases.every((each) => each.player.stats.framesDrawn > 20);
+  return canvases.length === 3 && canvases.every((each) => each.player.stats.framesDrawn > 5);
 }"""

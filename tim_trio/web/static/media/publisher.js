@@ -145,16 +145,19 @@ export class Publisher {
       return;
     }
     this._lastFrameUs = timestampUs;
-    this.onPreview?.(frame);
-    if (this.videoOn) {
-      this._encode(frame, timestampUs);
-    } else if (timestampUs - this._lastKeyUs >= BLANK_US) {
-      const blank = blankLike(frame);
-      this._lastKeyUs = -Infinity;
-      this._encode(blank, timestampUs);
-      blank.close();
+    try {
+      this.onPreview?.(frame);
+      if (this.videoOn) {
+        this._encode(frame, timestampUs);
+      } else if (timestampUs - this._lastKeyUs >= BLANK_US) {
+        const blank = blankLike(frame);
+        this._lastKeyUs = -Infinity;
+        this._encode(blank, timestampUs);
+        blank.close();
+      }
+    } finally {
+      frame.close();
     }
-    frame.close();
   }
 
   /**

@@ -33,9 +33,12 @@ export class RoomPlayer {
     this.subscribedAt = NaN;
     /** @type {import("../tim/subscription.js").Subscription | null} */
     this._stream = null;
+    this._stopped = false;
   }
 
   /**
+   * Subscribe; what was stopped meanwhile is given up again.
+   *
    * @param {import("../tim/client.js").Client} client
    * @param {string} room
    */
@@ -45,7 +48,7 @@ export class RoomPlayer {
       // Before the first frames, which come in one step with the answer.
       onStart: (started) => {
         this._stream = started;
-        this._noteSources(started.sources);
+        if (!this._stopped) this._noteSources(started.sources);
       },
       onItem: (item) => this._take(item),
       onEnd: (error) => {
@@ -53,10 +56,12 @@ export class RoomPlayer {
         this._options.onEnd?.(error);
       },
     });
+    if (this._stopped) stream.unsubscribe();
     return stream;
   }
 
   stop() {
+    this._stopped = true;
     this._options.onEnd = undefined;
     this._stream?.unsubscribe();
     this._clear();
@@ -69,6 +74,7 @@ export class RoomPlayer {
 
   /** @param {import("../tim/subscription.js").Item} item */
   _take(item) {
+    if (this._stopped) return;
     switch (item.kind) {
       case "frame":
         this._takeFrame(item);
