@@ -495,7 +495,7 @@ test("what says not to come back is final; else the client is told of both", asy
 
 test("it does not wait where somebody knows better", async () => {
   const { client, sockets, socket } = await connected({
-    random: () => 10_000, bounds: { reconnectForMs: Infinity },
+    random: () => 0.999, bounds: { reconnectForMs: Infinity },
   });
   client.reconnectNow(); // nothing to be done
   socket().lose();
