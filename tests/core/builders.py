@@ -192,6 +192,7 @@ class Peer:
     form: Form | None = None
     aborts: int = 0
     writers: int = 0
+    expects_bulk: bool = False
     outbox: Outbox = attrs.field(init=False)
     member: Member = attrs.field(init=False)
     _read: int = 0
@@ -202,12 +203,16 @@ class Peer:
             self.node,
             start_writer=self._start_writer,
             on_abort=self._on_abort,
+            on_bulk=self._on_bulk,
             form=self.form,
         )
         self.member = Member(self.account, self.outbox, self.rights)
 
     def _start_writer(self) -> None:
         self.writers += 1
+
+    def _on_bulk(self) -> None:
+        self.expects_bulk = True
 
     def _on_abort(self) -> None:
         self.aborts += 1

@@ -762,6 +762,11 @@ def test_a_reliable_source_is_told_its_credit(reliable: Stage) -> None:
     assert (answer.mode, answer.received, answer.credit) == (RoomMode.RELIABLE, 0, WINDOW)
 
 
+def test_the_wire_of_who_subscribes_is_told_what_to_expect(reliable: Stage) -> None:
+    assert reliable.viewer().expects_bulk
+    assert not Stage().viewer().expects_bulk
+
+
 def test_what_came_before_anyone_is_held_for_the_first_subscriber(reliable: Stage) -> None:
     reliable.send(0, 0)
     reliable.send(KEY, size=1000)

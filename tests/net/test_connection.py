@@ -135,6 +135,26 @@ def test_configure_socket() -> None:
         assert theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 16384
 
 
+async def test_the_kernel_takes_more_for_who_subscribes_to_a_reliable_room() -> None:
+    def unsent(connection: TcpConnection) -> int:
+        sock = connection._socket
+        assert isinstance(sock, socket.socket)
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+    async with open_rig() as rig:
+        for mode, expected in (
+            (messages.RoomMode.LIVE, 16384),
+            (messages.RoomMode.RELIABLE, 1 << 20),
+        ):
+            connection, client = rig.start()
+            await client.greet("alice")
+            request = messages.RegisterRoom(mode=mode, gather_ms=0, idle_timeout_s=0)
+            answer = await client.request(request, messages.RegisterRoomAnswer)
+            assert unsent(connection) == 16384
+            await client.subscribe(answer.room)
+            assert unsent(connection) == expected
+
+
 # How a connection ends, and what `run` says of it
 
 

@@ -122,6 +122,7 @@ class Outbox:
         "_last_item_bytes",
         "_node",
         "_on_abort",
+        "_on_bulk",
         "_pieces",
         "_receive",
         "_send",
@@ -144,6 +145,7 @@ class Outbox:
         *,
         start_writer: Callable[[], None],
         on_abort: Callable[[], None],
+        on_bulk: Callable[[], None] = lambda: None,
         form: Form | None = None,
     ) -> None:
         self.transmit = transmit
@@ -161,6 +163,7 @@ class Outbox:
         self._node = node
         self._start_writer = start_writer
         self._on_abort = on_abort
+        self._on_bulk = on_bulk
         self._pieces = 0
         self._send: trio.MemorySendChannel[list[Piece]] | None = None
         self._receive: trio.MemoryReceiveChannel[list[Piece]] | None = None
@@ -169,6 +172,10 @@ class Outbox:
         self._last_item_bytes = _ITEM_BYTES
         # What the writer has taken from the channel and the kernel has not accepted.
         self._batch: list[Piece] = []
+
+    def expect_bulk(self) -> None:
+        """Data will come whose credit bounds it: more of it may wait in the kernel."""
+        self._on_bulk()
 
     def has_room(self, size: int, backlog: Backlog, now: float) -> bool:
         """Say whether a subscription may queue ``size`` bytes more.

@@ -308,6 +308,8 @@ class Room:
             path=self.path,
         )
         outbox.put_control(encode(answer, request_id), now)
+        if self.mode is RoomMode.RELIABLE:
+            outbox.expect_bulk()
         form = member.forms.get(self.number, outbox.form)
         subscription = self._new_subscription(outbox, credit, now, form)
         for source in sources:

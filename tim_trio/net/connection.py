@@ -52,6 +52,9 @@ _CONTROL_WORK: Final = 100
 #: From here on pieces are worth a scatter write; smaller ones are joined.
 _SCATTER_BYTES: Final = 16 * 1024
 _NOTSENT_LOWAT: Final = 16 * 1024
+#: Where credit bounds what is under way, the kernel takes whole frames: sends
+#: that end in the middle of one each wake the writer.
+_BULK_LOWAT: Final = 1024 * 1024
 
 Address = str
 
@@ -77,8 +80,13 @@ def configure_socket(sock: socket.socket) -> None:
     """
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_unsent(sock, _NOTSENT_LOWAT)
+
+
+def set_unsent(sock: socket.socket, size: int) -> None:
+    """Let the kernel take data while less than ``size`` bytes wait to be sent."""
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
 
 
 @attrs.frozen
@@ -188,6 +196,7 @@ class TcpConnection:
             manager.node,
             start_writer=self._start_writer,
             on_abort=self._cancel,
+            on_bulk=self._expect_bulk,
             form=form,
         )
         self._decoder = new_decoder(manager)
@@ -246,6 +255,10 @@ class TcpConnection:
             # whose full passes are pauses of every stream.
             self._nursery = None
         return self._outbox.close_code
+
+    def _expect_bulk(self) -> None:
+        if isinstance(self._socket, socket.socket):
+            set_unsent(self._socket, _BULK_LOWAT)
 
     def close(self, code: Code) -> None:
         """End the connection from outside, saying why. Does not block.
