@@ -239,6 +239,8 @@ def expected(mode: AuthMode, role: str, operation: str) -> Outcome:
     if operation in ACCOUNT_TABLE:
         column = role if role in AMONG_ACCOUNTS else "stranger"
         return ACCOUNT_TABLE[operation][AMONG_ACCOUNTS.index(column)]
+    if operation == "ask to push" and role == "blocked":
+        return Code.CREATOR_ABSENT  # not to be told from it
     column = role if role in IN_ROOMS else "stranger"
     return ROOM_TABLE[operation][IN_ROOMS.index(column)]
 
