@@ -123,8 +123,10 @@ async def _commands(running: Running) -> None:
     answers = await client.expect_close(Code.FLOODING)
     pongs = [one for one in answers if isinstance(one, messages.Pong)]
     errors = [one for one in answers if isinstance(one, messages.Error)]
-    assert [one.stamp for one in pongs] == [*range(len(pongs))]
-    assert len(pongs) >= 9 + 20
+    stamps = [one.stamp for one in pongs]
+    # Some may pass between two refusals, where the machine takes its time.
+    assert stamps == sorted(set(stamps))
+    assert stamps[:29] == [*range(29)]
     assert trio.current_time() - began >= 0.2
     assert len(errors) == 5
     assert {one.code for one in errors} == {Code.RATE_LIMITED}
