@@ -21,13 +21,16 @@ _numbers = itertools.count()
 
 #: What takes the whole machine, or looks at a clock: `make test` runs it one by
 #: one, after all else has run side by side.
-_ALONE = {"browser", "cluster", "e2e", "soak", "test_storms.py"}
+_ALONE = {
+    *("browser", "e2e", "soak", "test_storms.py"),
+    *("test_cut_off.py", "test_failover.py", "test_without_etcd.py"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(here).parts[0] in _ALONE:
+        if not _ALONE.isdisjoint(item.path.relative_to(here).parts):
             item.add_marker(pytest.mark.alone)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
 from playwright.sync_api import Playwright
 
-from tests.browser.conftest import FLAGS, Visit, browsing
+from tests.browser.conftest import FLAGS, Visit, browsing, serving
 from tests.browser.visitor import Visitor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
@@ -23,6 +24,13 @@ _LATIN: Final = re.compile(
     r"tim_trio|English|W+olfe\w+|paula|[1-9A-HJ-NP-Za-km-z]{11}|\d+p|[\d.]+ [kM]bit/s"
     r"|\d+ × \d+(, [a-z0-9.]+)?"
 )
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    """The page of a server where nobody else has made a room: views list them all."""
+    with serving() as site:
+        yield site
 
 
 @pytest.mark.parametrize("language, dark, size", [("zh", True, NARROW), ("en", False, (1200, 780))])

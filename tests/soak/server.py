@@ -129,11 +129,11 @@ class SoakedServer:
 
 
 @asynccontextmanager
-async def soaked_server(folder: Path) -> AsyncIterator[SoakedServer]:
-    """Run a server with small limits; it must still be there when the block is left,
-    and end well."""
+async def soaked_server(folder: Path, **limits: float) -> AsyncIterator[SoakedServer]:
+    """Run a server with small limits, and ``limits`` on top; it must still be there when
+    the block is left, and end well."""
     log, config = folder / "log", folder / "tim.toml"
-    lines = [f"{name} = {value}" for name, value in LIMITS.items()]
+    lines = [f"{name} = {value}" for name, value in {**LIMITS, **limits}.items()]
     config.write_text("[limits]\n" + "\n".join(lines) + "\n")
     command = [sys.executable, "-m", "tim_trio", "serve", "--config", str(config)]
     with log.open("wb") as errors:

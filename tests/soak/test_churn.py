@@ -68,12 +68,17 @@ def report(server: SoakedServer, churn: Churn, seconds: float, rest: Held) -> st
 
 
 async def churn_for(
-    seconds: float, rounds: int, share: float, folder: Path, say: pytest.CaptureFixture[str]
+    seconds: float,
+    rounds: int,
+    share: float,
+    folder: Path,
+    say: pytest.CaptureFixture[str],
+    **limits: float,
 ) -> list[Held]:
     """Churn in so many rounds; return what was held after each."""
     rests: list[Held] = []
     began = time.monotonic()
-    async with soaked_server(folder) as server:
+    async with soaked_server(folder, **limits) as server:
         at_first = await server.until_idle()
         with say.disabled():
             print(f"\nat first: {at_first.rss_bytes / 2**20:.2f} MiB resident", flush=True)
@@ -95,7 +100,8 @@ async def churn_for(
 @pytest.mark.timeout(120)
 async def test_for_a_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     descriptors, tasks = open_descriptors(), living_tasks()
-    await churn_for(10, 1, 0.9, tmp_path, capsys)
+    # Rooms that are left behind are waited for.
+    await churn_for(10, 1, 0.9, tmp_path, capsys, idle_timeout_s=8.0)
     await eventually(lambda: living_tasks() <= tasks, "our own tasks end")
     assert open_descriptors() <= descriptors
 
