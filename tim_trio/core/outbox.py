@@ -399,4 +399,4 @@ class Outbox:
         self._batch.clear()
         # The callbacks lead back to the owner: without this cycle it is freed
         # at once, not by a pass of the garbage collector.
-        self._start_writer = self._on_abort = lambda: None
+        self._start_writer = self._on_abort = self._on_bulk = lambda: None
