@@ -26,7 +26,7 @@ from tim_trio.protocol.stream import StreamFrame, encode_stream_frame, iter_stre
 M = TypeVar("M")
 
 HOST: Final = "127.0.0.1"
-DEADLINE_S: Final = 10.0
+DEADLINE_S: Final = 30.0
 TOKEN: Final = bytes(range(16))
 HELLO: Final = messages.Hello(
     magic=MAGIC, min_version=VERSION, max_version=VERSION, capabilities=0, agent="raw"
