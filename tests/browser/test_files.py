@@ -89,10 +89,13 @@ def at_share(
 
 _LOOK_OUT = """([name, share, deed]) => {
   sessionStorage["test.share"] = 0;
+  let first = null; // it may have come far before: then it is to move on from there
   const timer = setInterval(() => {
     const row = document.querySelector(`[data-name="${name}"][data-phase=running]`);
-    const now = row?.querySelector("progress").value ?? 0;
-    if (now <= share) return;
+    if (row === null) return;
+    const now = row.querySelector("progress").value;
+    first ??= now;
+    if (now <= share || (deed === "cancel" && now <= first)) return;
     clearInterval(timer);
     sessionStorage["test.share"] = now;
     if (deed === "reload") location.reload();
