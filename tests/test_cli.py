@@ -56,9 +56,8 @@ def command_line(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
 
 
 def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port where nobody listens, nor will: the system gives it to no test beside this."""
+    return 1
 
 
 @pytest.mark.parametrize("group", ["room", "token", "account", "cluster", "contact"])
