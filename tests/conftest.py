@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _numbers = itertools.count()
 
 #: What takes the whole machine, or looks at a clock: `make test` runs it one by
-#: one, after all else has run side by side.
+#: one, after all else, which may run side by side.
 _ALONE = {
     *("browser", "e2e", "soak", "test_storms.py"),
     *("test_cut_off.py", "test_failover.py", "test_without_etcd.py"),
