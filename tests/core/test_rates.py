@@ -145,6 +145,7 @@ def test_what_rests_is_forgotten_when_others_come() -> None:
     for number in range(100):
         values.of(str(number), 0.0).rests = True
     assert values.of("busy", 0.0) is busy
+    assert len(values) <= 3
 
 
 def test_what_is_held_is_found_whatever_was_forgotten() -> None:

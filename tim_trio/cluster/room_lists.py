@@ -15,7 +15,7 @@ import trio
 from tim_trio.cluster.cluster import Cluster
 from tim_trio.core.directory import RoomRecord
 from tim_trio.core.member import Member
-from tim_trio.core.room_list import cut
+from tim_trio.core.room_list import cut, role_in
 from tim_trio.errors import Code, room_error
 from tim_trio.protocol.messages import (
     UNKNOWN_SOURCES,
@@ -72,7 +72,7 @@ class RoomLists:
         directory = self.cluster.directory
         if request.scope is ListScope.ALL:
             more, records = await directory.all_rooms(request.after, limit)
-            found = [(record, _role(record, member.account)) for record in records]
+            found = [(record, role_in(record, member.account)) for record in records]
         else:
             more, found = await directory.rooms_of(member.account, request.after, limit)
         counts = await self._count(member, request, [record.room for record, _ in found])
@@ -127,9 +127,3 @@ def _entry(record: RoomRecord, role: Role, count: _Count) -> RoomEntry:
         viewers=count.viewers,
         sources=count.sources,
     )
-
-
-def _role(record: RoomRecord, account: str) -> Role:
-    if record.creator == account:
-        return Role.CREATOR
-    return Role.GRANTED if account in record.granted else Role.OPERATOR

@@ -134,6 +134,7 @@ class Recent(Generic[V]):
     def _forget(self, now: float) -> None:
         """Make room for one more; two go for each that comes, so that few are left."""
         for key in tuple(itertools.islice(self._values, 2)):
-            if len(self._values) < self._most and not self._is_at_rest(self._values[key], now):
-                return
-            del self._values[key]
+            value = self._values.pop(key)
+            if len(self._values) + 1 < self._most and not self._is_at_rest(value, now):
+                # In use, however long ago it was asked for: those behind it have their turn.
+                self._values[key] = value

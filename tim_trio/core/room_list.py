@@ -9,6 +9,7 @@ import heapq
 from collections.abc import Iterable
 from typing import Final
 
+from tim_trio.core.directory import RoomRecord
 from tim_trio.core.room import Room
 from tim_trio.protocol.messages import Role, RoomEntry
 
@@ -47,18 +48,19 @@ def cut(entries: Iterable[RoomEntry], max_frame_bytes: int) -> list[RoomEntry]:
     return fitting
 
 
-def _entry(room: Room, account: str) -> RoomEntry:
+def role_in(room: Room | RoomRecord, account: str) -> Role:
+    """Return what an account is to a room that it may see listed."""
     if account == room.creator:
-        role = Role.CREATOR
-    elif account in room.granted:
-        role = Role.GRANTED
-    else:
-        role = Role.OPERATOR
+        return Role.CREATOR
+    return Role.GRANTED if account in room.granted else Role.OPERATOR
+
+
+def _entry(room: Room, account: str) -> RoomEntry:
     return RoomEntry(
         room=room.number,
         mode=room.mode,
         creator=room.creator,
-        role=role,
+        role=role_in(room, account),
         viewers=room.viewers,
         sources=len(room.sources),
     )
