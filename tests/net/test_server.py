@@ -471,10 +471,14 @@ async def test_a_client_that_stops_sending_is_lost() -> None:
         assert running.node.closes == {"lost": 1}
 
 
-def _alive() -> list[object]:
-    """Return what is there of any connection, dead or alive."""
+def _alive(besides: list[object]) -> list[object]:
+    """Return what is there of any connection, dead or alive, that is not in ``besides``.
+
+    Modules of other tests may keep some for good.
+    """
     kinds = (TcpConnection, Session, Outbox, Member, Source, Subscription)
-    return [each for each in gc.get_objects() if isinstance(each, kinds)]
+    known = {id(each) for each in besides}
+    return [each for each in gc.get_objects() if isinstance(each, kinds) and id(each) not in known]
 
 
 @pytest.mark.parametrize("mode", messages.RoomMode)
@@ -485,6 +489,7 @@ async def test_a_dead_connection_is_freed_without_the_garbage_collector(
 ) -> None:
     """`tim_trio.app` makes full passes rare, so cycles would pile up."""
     gc.collect()
+    others = _alive(besides=[])
     async with running_server(Limits(linger_s=0)) as running:
         connect = running.connect if wire == "tcp" else running.connect_web
         client: RawClient = await connect(None)
@@ -498,7 +503,7 @@ async def test_a_dead_connection_is_freed_without_the_garbage_collector(
         await client.expect(messages.Viewers)
         await client.expect(messages.SourceJoined)
         await client.expect_frames(room, 0, 0)
-        alive = _alive()
+        alive = _alive(others)
         assert len(alive) == 6
         kinds = (Session, Member, Source, Subscription)
         watched = [weakref.ref(each) for each in alive if isinstance(each, kinds)]
@@ -522,7 +527,7 @@ async def test_a_dead_connection_is_freed_without_the_garbage_collector(
             await running.until_gone()
             # To look at all objects there are takes long: once these are gone.
             await eventually(lambda: not any(ref() for ref in watched), "they are to be freed")
-            await eventually(lambda: not _alive(), "all of it is to be freed")
+            await eventually(lambda: not _alive(others), "all of it is to be freed")
         finally:
             gc.enable()
 
@@ -530,6 +535,7 @@ async def test_a_dead_connection_is_freed_without_the_garbage_collector(
 async def test_who_looks_after_connections_keeps_none() -> None:
     """A service sleeps most of the time, and holds what its variables hold."""
     gc.collect()
+    others = _alive(besides=[])
     async with running_server(Limits(ping_interval_s=0.2, viewers_interval_s=0.02)) as running:
         client = await running.connect()
         await client.subscribe(await client.register())
@@ -538,7 +544,7 @@ async def test_who_looks_after_connections_keeps_none() -> None:
         try:
             client.close()
             await running.until_gone()
-            await eventually(lambda: not _alive(), "all of it is to be freed")
+            await eventually(lambda: not _alive(others), "all of it is to be freed")
         finally:
             gc.enable()
 
