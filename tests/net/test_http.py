@@ -61,6 +61,7 @@ class Served:
 
     client: WsClient
     result: tuple[Upgrade, bytes] | None = None
+    late: int = 0
     done: trio.Event = attrs.Factory(trio.Event)
 
     async def ask(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -79,6 +80,9 @@ async def served(
     configure_socket(theirs)
     one = Served(WsClient(ours))
 
+    def note_late() -> None:
+        one.late += 1
+
     async def serve() -> None:
         with theirs:
             one.result = await serve_http(
@@ -87,6 +91,7 @@ async def served(
                 common_headers=(("X-Common", "yes"),),
                 timeout_s=timeout_s,
                 max_body=lambda request: 10 if request.path == "/later" else 0,
+                note_late=note_late,
             )
         one.done.set()
 
@@ -250,12 +255,14 @@ async def test_a_body_that_never_comes_ends_the_connection() -> None:
 async def test_who_never_asks_is_closed_without_a_word() -> None:
     async with served(timeout_s=0.05) as one:
         assert await one.is_over()
+    assert one.late == 0
 
 
 async def test_who_stays_after_a_response_likewise() -> None:
     async with served(timeout_s=0.05) as one:
         assert (await one.ask(get()))[0] == 200
         assert await one.is_over()
+    assert one.late == 0
 
 
 async def test_a_request_that_comes_too_slowly_is_told_so() -> None:
@@ -274,6 +281,7 @@ async def test_a_request_that_comes_too_slowly_is_told_so() -> None:
             status, headers, _ = await one.client.read_response()
             assert (status, headers["connection"]) == (408, "close")
             nursery.cancel_scope.cancel()
+        assert one.late == 1
 
 
 async def test_a_response_that_is_not_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +292,7 @@ async def test_a_response_that_is_not_taken_is_given_up(monkeypatch: pytest.Monk
         with trio.fail_after(5):
             await one.done.wait()
         assert one.result is None
+        assert one.late == 1
 
 
 @pytest.mark.parametrize("cut", [0, 1, 10, 30])
@@ -348,3 +357,4 @@ async def test_a_response_that_takes_too_long() -> None:
     async with served(timeout_s=0.2) as one:
         await one.client.send_raw(post(b"never"))
         assert await one.is_over()
+        assert one.late == 1

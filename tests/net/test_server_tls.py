@@ -380,6 +380,7 @@ async def test_what_is_neither_http_nor_tls_is_closed(certificates: Certificates
         for client in (noise, silent):
             assert await client.rest_raw() == b""
             client.close()
+        assert running.node.limited == {"http_timeout_s": 1}  # the silent one
 
 
 async def test_too_many_browsers_over_tls(certificates: Certificates) -> None:

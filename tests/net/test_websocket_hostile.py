@@ -314,6 +314,7 @@ async def test_slow_requests_are_given_up_and_others_served() -> None:
         for client in slow:
             assert (await client.read_response())[0] == 408
         await eventually(lambda: not running.web.http_connections, "they are gone")
+        assert running.node.limited["http_timeout_s"] == 19
         assert (await (await running.dial_web()).ask_http(get))[0] == 200
 
 

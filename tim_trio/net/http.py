@@ -105,6 +105,7 @@ async def serve_http(
     timeout_s: float,
     max_body: BodyLimit = lambda _request: 0,
     take_turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    note_late: Callable[[], None] = lambda: None,
 ) -> tuple[U, bytes] | None:
     """Answer requests until the connection ends (None) or is handed over.
 
@@ -117,6 +118,7 @@ async def serve_http(
             before, for a response to be made, and for it to be taken, beside
             its size.
         take_turn: waits until a request may be answered.
+        note_late: called when a request has begun and ``timeout_s`` ended it.
 
     Never raises for what the peer does. Closing the socket is the caller's.
     """
@@ -138,10 +140,15 @@ async def serve_http(
                 response = plain_text(HTTPStatus(error.error_status_hint))
             except Unservable as refused:
                 response = refused.response
+                if response.status is HTTPStatus.REQUEST_TIMEOUT:
+                    note_late()
             if not await connection.respond(response, common_headers):
                 await linger(sock)
                 return None
-    except (OSError, trio.ClosedResourceError, trio.TooSlowError):
+    except trio.TooSlowError:
+        note_late()
+        return None
+    except (OSError, trio.ClosedResourceError):
         return None
 
 

@@ -185,6 +185,9 @@ class WebPort:
             if connection is not None:
                 await self.server.run(connection)
 
+    def _note_late(self) -> None:
+        self.server.manager.node.count_limit("http_timeout_s")
+
     async def _wait_for_turn(self, address: str) -> None:
         """Count an HTTP request as one of its address, and wait until it may be answered."""
         manager = self.server.manager
@@ -219,7 +222,10 @@ class WebPort:
                 sock = tls = TlsSocket(raw, context)
                 with trio.fail_after(self.server.limits.http_timeout_s):
                     await self._shake_hands(tls, address)
-        except (OSError, trio.TooSlowError):  # reset already, or no TLS
+        except trio.TooSlowError:
+            self._note_late()
+            return None
+        except OSError:  # reset already, or no TLS
             return None
         is_local = is_loopback(address)
         caller = Caller(address, is_local and is_loopback(here))
@@ -235,6 +241,7 @@ class WebPort:
             timeout_s=timeout_s,
             max_body=max_body,
             take_turn=partial(self._wait_for_turn, address),
+            note_late=self._note_late,
         )
         if upgrade is None:
             return None
@@ -249,7 +256,10 @@ class WebPort:
                 sock.send(form.encode(encode_close(refusal)) + form.farewell(refusal))
                 await linger(sock)
                 return None
-        except (OSError, trio.TooSlowError):
+        except trio.TooSlowError:
+            self._note_late()
+            return None
+        except OSError:
             return None
         # Who comes through a proxy on this machine is not on this machine.
         is_local = is_local and not is_forwarded(opening.request)
