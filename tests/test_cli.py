@@ -158,6 +158,7 @@ def test_wrong_usage_is_one_line(
     "arguments, complaint",
     [
         (["push", "/nonexistent/file"], "cannot read /nonexistent/file: No such file"),
+        (["push", ROOM], "No such file or directory; to push into a room, give ROOM and SOURCE"),
         (["push", "/"], "cannot read /: Is a directory"),
         (["watch", ROOM, "--out", "/nonexistent/file"], "cannot write /nonexistent/file"),
         (["--tcp", "nonsense"], '"nonsense" is not HOST:PORT'),

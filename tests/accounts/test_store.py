@@ -396,6 +396,7 @@ def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
         ("not a url: hunter2", "database_url is not a database URL"),
         ("sqlite://", "must name a file"),
         ("sqlite:///:memory:", "must name a file"),
+        ("sqlite:////proc/accounts.db?hunter2=1", "the file alone; leave out"),
         ("sqlite:////proc/no/such/accounts.db", "cannot use sqlite:////proc/no/such/accounts.db"),
         ("postgresql+nosuchdriver://u:hunter2@host/db", "must begin with sqlite:/// or postg"),
         ("mysql://u:hunter2@host/db", "must begin with sqlite:/// or postgresql"),

@@ -247,6 +247,9 @@ def _give_up(connection: Connection) -> None:
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise StoreError("database_url must name a file: memory is lost with the process")
+    if url.query:
+        # What it may hold would go past what we set, or be ignored with a warning.
+        raise StoreError("database_url: of SQLite it is the file alone; leave out ? and the rest")
     path = Path(url.database)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # SQLite gives the files beside it the same mode.

@@ -27,6 +27,7 @@ from tim_trio.cli.token import read_token
 from tim_trio.net.client import Bounds, Client, Source
 from tim_trio.net.client.client import Mode
 from tim_trio.protocol.messages import RoomMode
+from tim_trio.protocol.room_ids import parse_room_id
 
 #: A pipe gives what it holds at once, so this does not delay live input.
 READ_BYTES: Final = 1024 * 1024
@@ -201,9 +202,24 @@ def _open(path: str) -> int:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         os.read(fd, 0)  # a directory opens, and fails here
+    except FileNotFoundError as error:
+        hint = (
+            ""
+            if not _is_room_id(path)
+            else ("; to push into a room, give ROOM and SOURCE: a file, or - for standard input")
+        )
+        raise click.ClickException(f"cannot read {path}: {error.strerror}{hint}") from error
     except OSError as error:
         raise click.ClickException(f"cannot read {path}: {error.strerror}") from error
     return fd
+
+
+def _is_room_id(text: str) -> bool:
+    try:
+        parse_room_id(text)
+    except ValueError:
+        return False
+    return True
 
 
 async def _push(

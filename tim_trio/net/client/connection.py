@@ -404,8 +404,13 @@ class Connection:
 
     # -- the handshake -------------------------------------------------------
 
-    async def handshake(self, credentials: Credentials | None, timeout_s: float) -> None:
+    async def handshake(
+        self, credentials: Credentials | None, timeout_s: float, *, where: str
+    ) -> None:
         """Say HELLO and who we are, in one go where that fits; None: only HELLO.
+
+        Args:
+            where: the server, as errors name it.
 
         Raises:
             NotATimServer: the answer was none of this protocol.
@@ -433,7 +438,7 @@ class Connection:
                     self.identity = await self._sign_in(credentials, hello)
         except trio.TooSlowError:
             raise ConnectFailed(
-                f"it took the connection, but did not answer within {timeout_s:g} s"
+                f"{where} took the connection, but did not answer within {timeout_s:g} s"
             ) from None
         except ConnectionClosed as error:
             if self._spoke_otherwise or (error.code is None and self.welcome is None):
@@ -476,6 +481,7 @@ async def start_connection(
     handshake_timeout_s: float,
     bounds: Bounds,
     budget: ReceiveBudget,
+    where: str,
 ) -> None:
     """Say HELLO over ``stream``, and run the connection in ``nursery`` from then on.
 
@@ -495,7 +501,7 @@ async def start_connection(
     )
     nursery.start_soon(connection.run)
     try:
-        await connection.handshake(credentials, handshake_timeout_s)
+        await connection.handshake(credentials, handshake_timeout_s, where=where)
     except BaseException:
         await connection.aclose()
         raise

@@ -52,6 +52,7 @@ async def open_client(
     bounds: Bounds | None = None,
     dial: Dial | None = None,
     tls: bool = False,
+    where: str = "the server",
 ) -> AsyncIterator[Client]:
     """As `connect`, over a stream that is connected already; it is closed at the end.
 
@@ -59,6 +60,7 @@ async def open_client(
         dial: opens another stream when this one is lost; None: do not
             reconnect. It raises ConnectFailed where that is not possible.
         tls: that the stream is TLS, and so all others are to be.
+        where: what the stream leads to, as errors name it.
     """
     credentials = Credentials.check(
         account, password=password, session_token=session_token, token=token, device=device
@@ -66,7 +68,7 @@ async def open_client(
     bounds = bounds or Bounds()
     budget = ReceiveBudget(bounds.receive_buffer_bytes, bounds.request_headroom_bytes)
 
-    async def sign_in(stream: trio.abc.Stream) -> Session:
+    async def sign_in(stream: trio.abc.Stream, where: str) -> Session:
         session = Session(client)
         client._switchboard.begin()
         await start_connection(
@@ -77,19 +79,21 @@ async def open_client(
             handshake_timeout_s=handshake_timeout_s,
             bounds=bounds,
             budget=budget,
+            where=where,
         )
         opened[:] = [one for one in opened if not one.connection.is_over]
         opened.append(session)
         return session
 
-    async def open_another(where: Address | None, patience_s: float) -> Session:
+    async def open_another(elsewhere: Address | None, patience_s: float) -> Session:
         assert dial is not None
+        name = where if elsewhere is None else str(elsewhere)
         stream = None
         with trio.move_on_after(patience_s):
-            stream = await dial(where)
+            stream = await dial(elsewhere)
         if stream is None:
-            raise ConnectFailed(f"no answer within {patience_s:g} s")
-        return await sign_in(stream)
+            raise ConnectFailed(f"no answer from {name} within {patience_s:g} s")
+        return await sign_in(stream, name)
 
     opened: list[Session] = []
     async with open_plain_nursery() as nursery:
@@ -100,7 +104,7 @@ async def open_client(
             credentials,
             Whereabouts(tls),
         )
-        client._line.use(await sign_in(stream))
+        client._line.use(await sign_in(stream, where))
         try:
             if dial is not None:
                 reconnector = Reconnector(client, open_another, bounds.reconnect_for_s)
@@ -193,6 +197,7 @@ async def connect(
             bounds=bounds,
             dial=open_stream if reconnect else None,
             tls=where.tls,
+            where=str(where),
         ) as client:
             yield client
     except NotATimServer:
@@ -250,6 +255,7 @@ async def register_account(
                 handshake_timeout_s=connect_timeout_s,
                 bounds=bounds,
                 budget=ReceiveBudget(bounds.receive_buffer_bytes, bounds.request_headroom_bytes),
+                where=str(where),
             )
         except NotATimServer:
             raise NotATimServer(f"what answers at {where} is not a tim_trio server") from None
