@@ -545,22 +545,23 @@ async def test_unpublish_waits_for_the_connection(autojump_clock: MockClock) -> 
 
 # -- GO_AWAY ----------------------------------------------------------------------------
 
+ROOM_INFO = messages.RoomInfo(
+    room=ROOM,
+    mode=RoomMode.LIVE,
+    gather_ms=0,
+    idle_timeout_s=1,
+    creator="alice",
+    age_ms=0,
+    viewers=0,
+    frames=2,
+    bytes=2,
+    sources=[],
+    granted=[],
+)
+
 
 async def test_going_elsewhere_without_a_loss(autojump_clock: MockClock) -> None:
     async with connected() as (client, old, network), trio.open_nursery() as nursery:
-        room_info = messages.RoomInfo(
-            room=ROOM,
-            mode=RoomMode.LIVE,
-            gather_ms=0,
-            idle_timeout_s=1,
-            creator="alice",
-            age_ms=0,
-            viewers=0,
-            frames=2,
-            bytes=2,
-            sources=[],
-            granted=[],
-        )
 
         async def serve() -> None:
             await old.answer(messages.Subscribe, subscribed(info(0)), frame(1))
@@ -570,7 +571,7 @@ async def test_going_elsewhere_without_a_loss(autojump_clock: MockClock) -> None
             new = await network.accept()
             assert trio.current_time() <= 4
             assert network.dialled[-1][1] == Address("::1", 7700)
-            await new.answer(messages.GetRoomInfo, messages.RoomInfoAnswer(info=room_info))
+            await new.answer(messages.GetRoomInfo, messages.RoomInfoAnswer(info=ROOM_INFO))
             # The new one runs ahead while the old one has frames in line.
             await new.answer(messages.Subscribe, subscribed(info(3)), frame(4), frame(5))
             await old.send(frame(2), frame(3), frame(4))
@@ -592,6 +593,58 @@ async def test_going_elsewhere_without_a_loss(autojump_clock: MockClock) -> None
             assert seqs == [1, 2, 3, 4, 5]
             await wait_all_tasks_blocked()
             assert await source.send(b"y") == 1
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_a_live_source_waits_while_it_moves(arrives: bool, autojump_clock: MockClock) -> None:
+    """Away, it drops; on its way it loses nothing, unless it does not arrive."""
+    async with connected() as (client, old, network), trio.open_nursery() as nursery:
+        moving, waits, there = trio.Event(), trio.Event(), trio.Event()
+        seen: list[tuple[int, int, bytes]] = []
+
+        async def serve() -> None:
+            await old.answer(messages.Publish, attrs.evolve(published(), source=8))
+            await old.expect_frames(1)
+            await old.send(messages.GoAway(reason=2, address="", spread_ms=0))
+            new = await network.accept()
+            await new.answer(messages.GetRoomInfo, messages.RoomInfoAnswer(info=ROOM_INFO))
+            _, number = await old.expect(messages.Ping)
+            await old.send(messages.Pong(stamp=0), request_id=number)
+            _, number = await new.expect(messages.Publish)
+            moving.set()
+            await waits.wait()
+            answer = published(TrackInfo(track=0, state=0, last_seq=0))
+            if arrives:
+                await new.send(attrs.evolve(answer, source=8), request_id=number)
+            else:
+                network.refuses = 3
+                await new.stream.aclose()
+                await trio.sleep(0.1)
+                new = await network.accept()
+                await new.answer(messages.Publish, attrs.evolve(answer, source=8))
+            there.set()
+            (got,) = await new.expect_frames(1)
+            seen.append((got.source, got.seq, got.payload))
+            await new.answer(messages.Unpublish, UNPUBLISHED)
+
+        nursery.start_soon(serve)
+        async with client.publish(ROOM) as source:
+            assert await source.send(b"x") == 0
+            await moving.wait()
+            with pytest.raises(trio.WouldBlock):
+                source.send_nowait(b"not now")
+            async with trio.open_nursery() as sending:
+                sending.start_soon(source.send, b"y")
+                await wait_all_tasks_blocked()
+                assert source.dropped_frames == 0
+                waits.set()
+            assert source.dropped_frames == (not arrives)
+            await there.wait()
+            await wait_all_tasks_blocked()
+            assert source.resumed == 1
+            if not arrives:
+                await source.send(b"z")
+        assert seen == [(8, 1, b"y") if arrives else (8, 2, b"z")]
 
 
 NODES = [Address(f"n{i}", 7600) for i in (2, 3)]

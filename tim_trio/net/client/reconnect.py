@@ -359,6 +359,7 @@ class Reconnector:
         old.drop_source(source)
         source._lose()
         await self._resume_source(new, source)
+        source._go_on()
 
 
 def _subscribe(session: Session, stream: Subscription) -> messages.Subscribe:

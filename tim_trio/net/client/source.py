@@ -249,12 +249,14 @@ class Source:
     def _admits(self, size: int) -> bool:
         if self._make_error is not None or self._line.is_over:
             return True
+        if self._pausing:
+            return False
         reliable = self.mode is RoomMode.RELIABLE
         outgoing = self._outgoing()
         if outgoing is None:
             # What a live room gets while we are away is dropped, not waited for.
             return self._line.reconnects and not reliable
-        if outgoing.full or self._pausing:
+        if outgoing.full:
             return False
         return not reliable or (not self._unsent and self._counted + size <= self._credit)
 
@@ -432,8 +434,13 @@ class Source:
         self._waiting.unpark_all()
 
     def _pause(self) -> None:
-        """Wait with new frames: the connection is about to be left."""
+        """Wait with new frames: the connection is about to be left for another."""
         self._pausing = True
+
+    def _go_on(self) -> None:
+        """No longer wait with them: it has moved, or its connection is lost after all."""
+        self._pausing = False
+        self._waiting.unpark_all()
 
     def _resume(self, session: Session, answer: messages.PublishAnswer) -> None:
         """Go on where the server stands, over another connection.
