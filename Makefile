@@ -24,10 +24,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 ARGS ?=
 # Options for pytest, as in: make check PYTEST_ARGS="tests/core -x"
 PYTEST_ARGS ?=
-# Tests that may run beside each other: so many at once, as in: make test JOBS=2
-# (one by one without it, which disturbs none that looks at a clock)
-JOBS ?=
-SIDE_BY_SIDE = $(if $(JOBS),--numprocesses=$(JOBS) --dist=worksteal)
+# Of the tests that may run beside each other so many at once; make test JOBS=0 for none.
+JOBS ?= 2
+SIDE_BY_SIDE = $(if $(filter-out 0,$(JOBS)),--numprocesses=$(JOBS) --dist=worksteal)
 # The tests that were asked for may all be of one kind: pytest's code for none is 5.
 NONE_IS_FINE = $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 # Rows of the benchmark, as in: make bench ROWS=R1,R2 (all without it)
@@ -53,7 +52,6 @@ test: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## everythin
 	$(PYTHON) -m coverage report
 	$(PYTHON) -m coverage report --include='tim_trio/protocol/*,tim_trio/core/*' --fail-under=100
 
-check: JOBS := $(or $(JOBS),auto)
 check: debian-check $(VENV)/.installed-dev ## the part of `make test` that takes less than a minute
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON) -m pytest -m "not slow and not soak" $(SIDE_BY_SIDE) --hypothesis-profile=quick $(PYTEST_ARGS)

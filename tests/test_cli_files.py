@@ -31,7 +31,7 @@ DEADLINE_S = 50
 #: Takes half a second or more on loopback, in the middle of which something happens.
 LARGE = 60_000_000
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(180)
 
 Process = subprocess.Popen[bytes]
 

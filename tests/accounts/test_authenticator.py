@@ -306,7 +306,7 @@ class Watched:
         self._said.set()
 
     async def next(self) -> Revocation:
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await self._said.wait()
         self._said = trio.Event()
         return self.revoked[-1]

@@ -445,7 +445,7 @@ async def test_who_may_do_what(mode: AuthMode, role: str, tmp_path: Path) -> Non
             # Their connections end by themselves, within a second: for whatever
             # they ask afterwards there is nobody to answer.
             client = await stage.enter(role, await stage.place())
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 code = close_code(await client.rest())
             found = dict.fromkeys(OPERATIONS, code)
             await assert_not_let_in_again(stage, role)

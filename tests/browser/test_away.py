@@ -11,7 +11,7 @@ from tests.browser.cuttable import Wire
 
 SMALL = (560, 420)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def test_a_connection_that_is_lost_comes_back(site: str, visit: Visit) -> None:

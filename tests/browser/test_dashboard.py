@@ -17,7 +17,7 @@ from tests.browser.visitor import Visitor
 from tim_trio.accounts.store import Store, default_database_url
 from tim_trio.cli.account import _hash
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 #: Pushed into the busiest room, as the page writes rates.
 MBIT_PER_S: Final = FRAME_BYTES * FRAMES_PER_S * 8 / 1e6

@@ -18,7 +18,7 @@ from tests.cluster.etcd_process import EtcdMember, running_etcd
 from tim_trio.cluster.placement import Placement
 from tim_trio.protocol.room_ids import parse_room_id
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 NAMES = ("north", "south", "west")
 

@@ -26,7 +26,7 @@ DEADLINE_MS = 60_000
 
 Process = subprocess.Popen[bytes]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from tests.browser.conftest import ELSEWHERE, Visit, serving
 from tests.browser.test_meeting import choose, wait_for_tiles
 from tim_trio.protocol.websocket import SUBPROTOCOL
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 SMALL = (640, 520)
 FRIEND = "http://friend.example"

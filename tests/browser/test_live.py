@@ -12,7 +12,7 @@ import pytest
 from tests.browser.conftest import Visit
 from tests.browser.visitor import SHOWN, SMALL, Visitor
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def test_one_publishes_and_three_watch(site: str, visit: Visit) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.browser.conftest import Visit
 from tests.browser.visitor import Visitor
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 #: Paths that the browser looked for, and which of them came over the network.
 _ASKED: Final = """() => {

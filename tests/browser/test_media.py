@@ -18,7 +18,7 @@ DEADLINE_S = 50
 SECONDS = 3
 COLOURS = {"red": "0xc02020", "blue": "0x2020c0"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def start(stack: ExitStack, server: Running, *arguments: object) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ import pytest
 from tests.browser.conftest import Visit, serving
 from tests.browser.visitor import SHOWN, SMALL, Visitor
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def test_four_people_meet(site: str, visit: Visit) -> None:

@@ -15,7 +15,7 @@ from tests.cluster.etcd_process import free_ports, running_etcd
 
 SMALL = (560, 420)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 def test_a_viewer_goes_on_at_another_node(visit: Visit, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.browser.conftest import Visit, serving
 from tim_trio.accounts.store import AccountState, Store, default_database_url
 from tim_trio.accounts.tokens import claims_for, make_token, read_key
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 PASSWORD: Final = "correct horse battery"
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Playwright
 from tests.browser.conftest import FLAGS, Visit, browsing, serving
 from tests.browser.visitor import Visitor
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 #: As long as the server lets a name be, without a place to break it.
 LONG_NAME: Final = "Wolfeschlegelsteinhausenbergerdorff" + "W" * 29

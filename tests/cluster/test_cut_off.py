@@ -18,7 +18,7 @@ from tests.cluster.processes import Processes, running_nodes
 from tests.cluster.streaming import FRAMES_PER_S, streaming
 from tests.cluster.wires import Network, wired
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 _NAMES = ("a", "b", "c", "d")
 _OPTIONS = (

@@ -56,7 +56,7 @@ async def link_from(node: RunningNode, to: str) -> NodeLink | None:
         found.append(link)
         done.set()
 
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         node.cluster.links.with_link(to, use)
         await done.wait()
     return found[0]
@@ -85,7 +85,7 @@ async def test_streams_and_requests_go_over_links_with_tls(
                 await source.send(payload, key=i % 10 == 0)
             for stream in (one, other):
                 seen: list[bytes] = []
-                with trio.fail_after(15):
+                with trio.fail_after(30):
                     async for item in stream:
                         if isinstance(item, StreamFrame):
                             seen.append(item.payload)
@@ -136,7 +136,7 @@ async def test_who_has_not_the_right_certificate_is_not_linked_to(
                 return
             # Whoever dials has no name to be checked; but it is told to wait while the
             # other dials in vain.
-            with trio.fail_after(15):
+            with trio.fail_after(30):
                 while await link_from(nodes["b"], "a") is None:  # noqa: ASYNC110
                     await trio.sleep(0.05)
 
@@ -252,7 +252,7 @@ async def test_processes_link_with_tls(etcd: EtcdMember, authority: Authority) -
             room = await alice.register_room()
             async with alice.publish(room) as source, bob.subscribe(room) as stream:
                 await source.send(b"over TLS", key=True)
-                with trio.fail_after(15):
+                with trio.fail_after(30):
                     item = await anext(stream)
                     while not isinstance(item, StreamFrame):
                         item = await anext(stream)

@@ -20,7 +20,7 @@ async def _register_at_each(nodes: Processes, names: str) -> None:
     """Register a room at each of some nodes, as soon as that is possible."""
     for name in names:
         async with nodes[name].client("alice") as alice:
-            with trio.fail_after(15):
+            with trio.fail_after(30):
                 while True:
                     try:
                         await alice.register_room()

@@ -56,7 +56,7 @@ async def test_clients_of_one_port_meet_whichever_worker_they_get(
             source = await stack.enter_async_context(clients[0].publish(room))
             await source.send(b"to all", key=True)
             for stream in streams:
-                with trio.fail_after(10):
+                with trio.fail_after(30):
                     async for item in stream:
                         if isinstance(item, StreamFrame):
                             assert item.payload == b"to all"

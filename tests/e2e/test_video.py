@@ -40,10 +40,10 @@ def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-@pytest.fixture
-def video(ffmpeg: str, tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def video(ffmpeg: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A moving picture with sound, a few megabytes of MPEG-TS."""
-    path = tmp_path / "video.ts"
+    path = tmp_path_factory.mktemp("video") / "video.ts"
     command = [ffmpeg, "-nostdin", "-v", "error"]
     command += ["-f", "lavfi", "-i", f"testsrc2=size=640x360:rate=30:duration={_SECONDS}"]
     command += ["-f", "lavfi", "-i", f"sine=frequency=440:sample_rate=48000:duration={_SECONDS}"]

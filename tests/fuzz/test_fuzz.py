@@ -68,7 +68,7 @@ def test_the_session_s_seeds_reach_every_request() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("harness", HARNESSES)
 def test_for_a_moment(harness: str) -> None:
-    fuzz(harness, 10)
+    fuzz(harness, 4)
 
 
 @pytest.mark.soak

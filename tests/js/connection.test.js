@@ -596,13 +596,40 @@ test("at GO_AWAY everything moves to another connection first", async () => {
   const items = /** @type {any[]} */ ([]);
   for (let item = stream.takeNow(); item; item = stream.takeNow()) items.push(brief(item));
   assert.deepEqual(items, [0, 1, 2], "no gap, no repeat, and nobody noticed");
+  const payload = new Uint8Array([1]);
+  assert.equal(source.sendNow(payload), 1, "what comes on the way waits");
+  payload[0] = 99;
   old.say(messages.Pong, { stamp: 0n }, old.last("PING").id);
   await settle();
+  assert.equal(source.sendNow(new Uint8Array([2])), 2);
   answerPublish(fresh, { tracks: [{ track: 0, state: 2, lastSeq: 0 }] });
   await settle();
-  assert.equal(source.sendNow(new Uint8Array([1])), 1);
-  assert.equal(fresh.last("STREAM").fields.seq, 1);
+  assert.equal(source.sendNow(new Uint8Array([3])), 3);
+  assert.equal(source.droppedFrames, 0);
+  const streamed = (/** @type {ScriptedSocket} */ at) => at.sent.filter(
+    ({ name }) => name === "STREAM").map(({ fields }) => [fields.seq, fields.payload[0]]);
+  assert.deepEqual(streamed(old), [[0, 0]]);
+  assert.deepEqual(streamed(fresh), [[1, 1], [2, 2], [3, 3]]);
   assert.equal(old.last("CLOSE").fields.code, Code.bye);
+  client.close();
+});
+
+test("a source that does not arrive drops what has waited, but keeps what is pinned", async () => {
+  const { client, sockets, socket } = await connected();
+  const source = await published(client, socket);
+  source.sendNow(new Uint8Array([0]), { key: true });
+  source._pause();
+  const most = client.bounds.liveBufferBytes;
+  source.sendNow(new Uint8Array(most), {});
+  assert.ok(source.congested);
+  assert.equal(source.sendNow(new Uint8Array([2])), -1, "as much as a live buffer, no more");
+  assert.equal(source.sendNow(new Uint8Array([3]), { init: true }), 2);
+  source._lose();
+  source._goOn();
+  assert.equal(source.droppedFrames, 2);
+  assert.equal(source.nextSeq(), 2);
+  assert.ok(source.needsKey());
+  assert.equal(sockets.length, 1);
   client.close();
 });
 

@@ -24,7 +24,7 @@ def message(payload: bytes = b"hi", kind: int = 300, account: str = "bob") -> Ac
 
 
 async def take(streams: AccountStreams, count: int) -> list[bytes]:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         return [(await anext(streams)).payload for _ in range(count)]
 
 

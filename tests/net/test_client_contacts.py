@@ -17,7 +17,7 @@ from tim_trio.protocol.messages import ContactState, DeliveryStatus
 
 
 async def news(events: AccountEvents) -> tuple[str, int]:
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         event = await anext(events)
     assert isinstance(event, tim_trio.ContactChanged)
     return event.account, event.state

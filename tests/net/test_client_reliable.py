@@ -18,7 +18,7 @@ from tim_trio.net.client import Bounds, Client, Subscription
 from tim_trio.net.listening import open_listeners
 from tim_trio.net.server import Server
 
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 pytestmark = pytest.mark.slow
 QUICK = Bounds(close_timeout_s=0.5)

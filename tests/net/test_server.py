@@ -553,7 +553,7 @@ async def test_who_looks_after_connections_keeps_none() -> None:
 
 
 async def _drained(running: Running) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         await running.server.drain()
 
 

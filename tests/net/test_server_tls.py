@@ -175,7 +175,7 @@ async def test_a_handshake_that_does_not_end(certificates: Certificates) -> None
         shaken = await running.connect_tls(None)  # but says no HELLO
         await shaken.expect_close(Code.HANDSHAKE_TIMEOUT)
         for client in (silent, halfway):
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 assert await client.read_some() == b""
             client.close()
         await eventually(lambda: running.node.closes["handshake_timeout"] == 3, "they are counted")
@@ -187,7 +187,7 @@ async def test_half_handshakes_count_as_unauthenticated(certificates: Certificat
         half = [await RawClient.connect(running.tls_port) for _ in range(2)]
         await running.until_connected(2)
         refused = await RawClient.connect(running.tls_port)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             assert await refused.rest_raw() == b""
         refused.close()
         assert running.node.closes["overloaded"] == 1

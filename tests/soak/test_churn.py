@@ -97,7 +97,7 @@ async def churn_for(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 async def test_for_a_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     descriptors, tasks = open_descriptors(), living_tasks()
     # Rooms that are left behind are waited for.

@@ -45,7 +45,7 @@ LIMITS = Limits(max_frame_bytes=65_536, max_init_bytes=65_536, backlog_bytes=65_
 BOUNDS = Bounds(receive_buffer_bytes=65_536)
 LARGE = 3 * 1024 * 1024
 MIDDLE = 1024 * 1024
-DEADLINE_S = 20
+DEADLINE_S = 60
 
 
 @pytest.fixture(autouse=True)

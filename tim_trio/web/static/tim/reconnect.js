@@ -349,7 +349,7 @@ export class Reconnector {
    * @param {Source} source
    */
   async _moveSource(old, next, source) {
-    source._pausing = true;
+    source._pause();
     try {
       // Answered behind the frames: they have been accepted.
       await old.connection.request(Ping, { stamp: 0n }, Pong);
@@ -359,6 +359,7 @@ export class Reconnector {
     old.sources.delete(source);
     source._lose();
     await this._resumeSource(next, source);
+    source._goOn();
   }
 }
 

@@ -33,6 +33,15 @@ import { formatRoomId } from "./room_ids.js";
  */
 
 /**
+ * A frame that has no number yet.
+ *
+ * @typedef {object} Held
+ * @property {Uint8Array} payload
+ * @property {number} size
+ * @property {SendOptions} options
+ */
+
+/**
  * A source. Made by `Client.publish`.
  *
  * In a live room nothing ever waits: while the browser holds more than
@@ -90,6 +99,9 @@ export class Source {
     /** Of a reliable room: to be sent again. @type {Kept[]} */
     this._unsent = [];
     this._pausing = false;
+    /** Of a live room: what came while it moves to another connection. @type {Held[]} */
+    this._held = [];
+    this._heldBytes = 0;
     this._unpublishing = false;
     /** @type {UnpublishCount | null} */
     this._result = null;
@@ -112,6 +124,7 @@ export class Source {
 
   /** Whether the network takes less than is sent, so that frames are being dropped. */
   get congested() {
+    if (this._pausing) return this._heldBytes > this._client.bounds.liveBufferBytes;
     return this._connection === null
       || this._connection.bufferedBytes > this._client.bounds.liveBufferBytes;
   }
@@ -139,20 +152,10 @@ export class Source {
    * @throws {Error} the source is over, or the frame cannot be sent
    */
   sendNow(payload, options = {}) {
-    const { track = 0, key = false, init = false, end = false } = options;
+    const { track = 0, init = false, end = false } = options;
     const size = this._check(payload, track, init, end);
     this._raiseIfOver();
-    const pinned = init || end;
-    if (this._connection === null && !pinned) return this._drop(track);
-    if (!pinned && this.congested) return this._drop(track);
-    if (!pinned && this._broken.has(track) && this._keyed.has(track) && !key) {
-      return this._drop(track);
-    }
-    if (key) {
-      this._keyed.add(track);
-      this._broken.delete(track);
-    }
-    return this._queue(payload, size, options);
+    return this._sendOrDrop(payload, size, options);
   }
 
   /**
@@ -235,6 +238,43 @@ export class Source {
     return size;
   }
 
+  /**
+   * @param {Uint8Array} payload
+   * @param {number} size
+   * @param {SendOptions} options
+   */
+  _sendOrDrop(payload, size, options) {
+    const { track = 0, key = false, init = false, end = false } = options;
+    const pinned = init || end;
+    if (!pinned && this.congested) return this._drop(track);
+    if (!pinned && this._broken.has(track) && this._keyed.has(track) && !key) {
+      return this._drop(track);
+    }
+    if (key) {
+      this._keyed.add(track);
+      this._broken.delete(track);
+    }
+    if (this._pausing) return this._hold(payload, size, options);
+    return this._queue(payload, size, options);
+  }
+
+  /**
+   * Keep a frame until the source has moved; returns the seq that it will have then.
+   *
+   * @param {Uint8Array} payload
+   * @param {number} size
+   * @param {SendOptions} options
+   */
+  _hold(payload, size, options) {
+    const { track = 0, end = false } = options;
+    const timestampUs = options.timestampUs ?? Date.now() * 1000;
+    const before = this._held.filter((each) => (each.options.track ?? 0) === track).length;
+    this._held.push({ payload: payload.slice(), size, options: { ...options, timestampUs } });
+    this._heldBytes += size;
+    if (end) this._ended.add(track);
+    return this.nextSeq(track) + before;
+  }
+
   /** @param {number} track */
   _drop(track) {
     this._broken.add(track);
@@ -297,6 +337,7 @@ export class Source {
   _finish(error) {
     if (this.error !== null) return;
     this.error = error;
+    this._held = [];
     this._sent = [];
     this._unsent = [];
     this._client._forgetSource(this);
@@ -344,6 +385,20 @@ export class Source {
     this._connection = null;
   }
 
+  /** Wait with new frames: the connection is about to be left for another. */
+  _pause() {
+    this._pausing = true;
+  }
+
+  /** Send what has waited; where there is no connection after all, it is dropped. */
+  _goOn() {
+    this._pausing = false;
+    const held = this._held;
+    this._held = [];
+    this._heldBytes = 0;
+    for (const { payload, size, options } of held) this._sendOrDrop(payload, size, options);
+  }
+
   /**
    * Go on where the server stands. The source must be the same, or its room live.
    *
@@ -359,7 +414,6 @@ export class Source {
     this._credit = answer.credit;
     this._connection = connection;
     this._welcome = connection.welcome;
-    this._pausing = false;
     if (this.mode === RoomMode.reliable) {
       const frames = [...this._sent, ...this._unsent];
       this._sent = [];
@@ -373,6 +427,7 @@ export class Source {
     for (const [track, lastSeq] of lastSeqs) {
       this._nextSeqs.set(track, Math.max(this.nextSeq(track), lastSeq + 1));
     }
+    this._goOn();
     this._client._wakeAway();
   }
 
