@@ -51,9 +51,14 @@ def test_a_server_that_starts_anew(visit: Visit) -> None:
     # What cannot be had now is said, and not blamed on a camera.
     idle.page.click("[data-kind=test]")
     idle.page.wait_for_selector("[role=alert]:has-text('The server does not answer')")
+    idle.evaluate("() => { location.hash = 'dashboard' }")
+    idle.page.wait_for_selector("text=these numbers are old")
+    idle.check_view()
     with serving(web=urlsplit(site).netloc):
-        for person in everybody:
-            person.page.wait_for_function(_COME_BACK, polling=200)
+        for person, how in ((publisher, _COME_BACK), (viewer, _COME_BACK), (idle, _TRY_NOW)):
+            person.page.wait_for_function(how, polling=200)
+        idle.page.wait_for_selector("text=these numbers are old", state="hidden")
+        idle.page.wait_for_selector("[data-do=reconnect]", state="hidden")
         # It has forgotten its rooms, and each is told what that means here.
         publisher.page.wait_for_selector("[role=alert]:has-text('no longer has this room')")
         viewer.page.wait_for_selector(".stage-message:has-text('There is no such room')")
@@ -71,6 +76,13 @@ def test_a_server_that_starts_anew(visit: Visit) -> None:
 #: As when the network is there again; by itself it may take half a minute.
 _COME_BACK = """() => {
   dispatchEvent(new Event("online"));
+  return document.querySelector(".dot").dataset.state === "up";
+}"""
+
+
+#: As who does not want to wait for it.
+_TRY_NOW = """() => {
+  document.querySelector("[data-do=reconnect]:not([hidden])")?.click();
   return document.querySelector(".dot").dataset.state === "up";
 }"""
 

@@ -79,10 +79,13 @@ def test_an_operator_sees_who_lags(visit: Visit) -> None:
         linger()
         visitor.photograph("dashboard")
 
-        # Into the room: each subscriber's lag.
+        # Into the room: each subscriber's lag. It begins at its top.
+        visitor.evaluate("() => scrollTo(0, document.body.scrollHeight)")
         page.click(f"{row} a")
         slow = "[data-subscriber=slow]"
         wait_for_cell(visitor, slow, 1, "lagging")
+        assert visitor.evaluate("() => scrollY") == 0
+        assert visitor.evaluate("() => document.activeElement.id") == "main"
         wait_for_cell(visitor, slow, 2, "[KM]B$")
         wait_for_cell(visitor, slow, 4, " s$")
         wait_for_cell(visitor, "[data-subscriber=bob]", 5, "bit/s$")

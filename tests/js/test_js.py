@@ -73,6 +73,8 @@ def test_units(node: str) -> None:
         "--test-reporter=spec",
         "connection.test.js",
         "media.test.js",
+        "links.test.js",
+        "publisher.test.js",
         "strings.test.js",
     )
 

@@ -19,6 +19,11 @@ export function dashboardView(session) {
   /** @type {RoomDetails | null} */
   let details = null;
 
+  // At once: what was asked last is answered only when the connection is back.
+  const showStale = () => {
+    stale.hidden = session.connected;
+  };
+
   const ticker = new Ticker(async () => {
     if (details !== null) {
       if (!details.isOver) await details.tick();
@@ -42,6 +47,8 @@ export function dashboardView(session) {
       const { client } = session;
       details = null;
       if (client === null) return;
+      session.listeners.add(showStale);
+      showStale();
       const operator = isOperator(client);
       if (operator) feed ??= new Feed(client);
       if (parameter !== "") {
@@ -51,7 +58,8 @@ export function dashboardView(session) {
           return;
         }
         details = new RoomDetails(client, parameter, feed);
-        element.replaceChildren(details.element);
+        element.replaceChildren(stale, details.element);
+        scrollTo(0, 0); // Its row may have been far down.
       } else if (operator) {
         overview ??= new Overview();
         element.replaceChildren(stale, overview.element);
@@ -63,6 +71,7 @@ export function dashboardView(session) {
     },
     hide() {
       ticker.stop();
+      session.listeners.delete(showStale);
       details = null;
     },
   };

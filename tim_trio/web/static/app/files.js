@@ -7,6 +7,7 @@ import { canPick, pickTarget } from "./files_saving.js";
 import { TransferRow } from "./files_row.js";
 import { t } from "./i18n.js";
 import { icon } from "./icons.js";
+import { accountIn } from "./links.js";
 import { describe } from "./problems.js";
 import { recall, recallHere, remember, rememberHere } from "./settings.js";
 
@@ -64,7 +65,7 @@ export function filesView(session) {
     for (const transfer of [...now].reverse()) {
       let row = rows.get(transfer);
       if (row === undefined) {
-        row = new TransferRow(transfer, { pickTarget, canPick: canPick() });
+        row = new TransferRow(transfer, { own: service?.client.account ?? "", pickTarget, canPick: canPick() });
         rows.set(transfer, row);
       }
       const home = transfer.direction === "in" && transfer.phase === "offered" ? questions : list;
@@ -216,13 +217,14 @@ class SendForm {
   /** @param {Event} event */
   _submit(event) {
     event.preventDefault();
-    const to = this._to.value.trim();
+    const to = accountIn(this._to.value);
     const { files } = this._session;
     if (!isAccountName(to)) {
       say(this._problem, t("name.rules"));
       this._to.focus();
       return;
     }
+    this._to.value = to;
     if (files === null) return;
     for (const { file, handle } of this._files) {
       const sending = files.send(file, to);

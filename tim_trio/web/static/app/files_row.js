@@ -19,13 +19,15 @@ export class TransferRow {
   /**
    * @param {Transfer} transfer
    * @param {object} options
+   * @param {string} options.own our own account
    * @param {boolean} options.canPick
    * @param {(name: string) => Promise<FileSystemFileHandle | null>} options.pickTarget
    */
-  constructor(transfer, { canPick, pickTarget }) {
+  constructor(transfer, { own, canPick, pickTarget }) {
     this.transfer = transfer;
     this.phase = "";
     this._couldBeTakenUp = false;
+    this._own = own;
     this._canPick = canPick;
     this._pickTarget = pickTarget;
     /** Times and bytes moved until then. @type {[number, number][]} */
@@ -137,7 +139,7 @@ export class TransferRow {
     const part = transfer instanceof Incoming && transfer.keepsPart ? "_part" : "";
     if (phase !== "over" || outcome === null) {
       const isAbsent = phase === "offered" && "isAbsent" in transfer && transfer.isAbsent;
-      const more = isAbsent ? "_absent" : phase === "away" && peerIsStopping ? "_stopping" : part;
+      const more = isAbsent ? (account === this._own ? "_absent_own" : "_absent") : phase === "away" && peerIsStopping ? "_stopping" : part;
       return t(`${where}.${phase}${more}`, values);
     }
     const { ending, reason, by } = outcome;

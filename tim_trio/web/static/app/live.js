@@ -3,10 +3,11 @@
 import { openCamera, openFile, openScreen, openTest } from "../media/capture.js";
 import { Publisher } from "../media/publisher.js";
 import { wakeAudio } from "../media/audio.js";
-import { Code, RoomError, parseRoomId, randomToken } from "../tim/index.js";
+import { Code, RoomError, randomToken } from "../tim/index.js";
 import { bitrateText, button, copy, field, h, notify, previewOn, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
 import { icon } from "./icons.js";
+import { roomIn } from "./links.js";
 import { canCapture, canPublishMedia, insecureNotice } from "./platform.js";
 import { describe } from "./problems.js";
 import { recall, recallHere, remember, rememberHere } from "./settings.js";
@@ -87,7 +88,12 @@ export function liveView(session) {
       // Whoever shares again has another link: nobody is to wait at this one.
       await session.client?.removeRoom(publisher.source.room).catch(() => {});
     };
-    publisher.capture.onEnd = () => void stop();
+    publisher.capture.onEnd = () => {
+      // Whoever ended the sharing of a screen knows it.
+      if (publisher.capture.kind === "camera") notify(t("camera.gone"), "error");
+      void stop();
+    };
+    publisher.capture.onSoundEnd = () => tellSoundGone(publisher);
     onAir.replaceChildren(...onAirParts(publisher, stop));
     // Seen in the header from wherever one looks.
     document.documentElement.dataset.onAir = "";
@@ -103,6 +109,11 @@ export function liveView(session) {
     void start(remembered.kind, undefined, remembered);
   }
   return { element, show() {} };
+}
+
+/** @param {Publisher} publisher whose sound has ended, and perhaps all of it in a moment */
+function tellSoundGone({ capture }) {
+  if (capture.kind === "camera") notify(t("mic.gone"), "error");
 }
 
 /** @param {unknown} error that ended a stream, or kept one from going on */
@@ -157,9 +168,8 @@ function watchForm(session) {
   const form = h("form", {
     onsubmit: (/** @type {Event} */ event) => {
       event.preventDefault();
-      // A link as well as an id.
-      const room = input.value.trim().split("=").at(-1) ?? "";
-      if (parseRoomId(room) === null) {
+      const room = roomIn(input.value);
+      if (room === null) {
         say(problem, t("watch.no_room_id"));
         input.focus();
         return;

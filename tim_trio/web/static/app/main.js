@@ -1,9 +1,10 @@
 // The page: its header, its views, and who is signed in.
 
 import { isAccountName } from "../tim/index.js";
-import { field, h, notify, say, setPhrase, translateAll } from "./dom.js";
+import { button, field, h, notify, say, setPhrase, translateAll } from "./dom.js";
 import { LANGUAGES, currentLanguage, setLanguage, t, text } from "./i18n.js";
 import { icon } from "./icons.js";
+import { decoded } from "./links.js";
 import { describe } from "./problems.js";
 import { Needs, SessionState } from "./session.js";
 import { recall, remember } from "./settings.js";
@@ -53,6 +54,9 @@ const links = TABS.map((name) => h("a", { href: `#${name}` }, h("span", {}, t(`n
 const who = h("button", { type: "button", class: "who plain", onclick: () => changeName() });
 const dot = h("span", { class: "dot", role: "img" });
 const away = h("span", { class: "away", role: "status" });
+const tryNow = button(t("try_now"), () => session.client?.reconnectNow(), {
+  hidden: true, "data-do": "reconnect",
+});
 const language = h("select", {
   "aria-label": t("language"),
   onchange: () => {
@@ -87,7 +91,7 @@ document.getElementById("header")?.append(
   h("a", { class: "logo", href: "#live", "aria-label": t("home") },
     h("img", { src: new URL("../icon.svg", import.meta.url), alt: "", width: 26, height: 26 }), h("b", {}, "tim_trio")),
   h("nav", { "aria-label": t("nav.label") }, ...links),
-  h("div", { class: "side" }, dot, away, who, language, themeButton),
+  h("div", { class: "side" }, dot, away, tryNow, who, language, themeButton),
 );
 const skip = /** @type {HTMLElement} */ (document.getElementById("skip"));
 setPhrase(skip, "", t("skip"));
@@ -109,6 +113,9 @@ function showWho() {
   setPhrase(dot, "title", state);
   // A colour alone tells too few.
   say(away, client !== null && !connected ? state : "");
+  const hadFocus = document.activeElement === tryNow;
+  tryNow.hidden = client === null || connected;
+  if (hadFocus && tryNow.hidden) main.focus({ preventScroll: true });
   if (wasAway && connected) notify(t("state.back"));
 }
 
@@ -177,15 +184,6 @@ function route() {
   return Object.hasOwn(VIEWS, known) ? { name: known, parameter } : { name: "live", parameter: "" };
 }
 
-/** @param {string} address that anybody may have written */
-function decoded(address) {
-  try {
-    return decodeURIComponent(address);
-  } catch {
-    return address;
-  }
-}
-
 function showTitle() {
   const view = VIEWS[route().name];
   document.title = view === undefined ? "tim_trio" : `${text(t(view.title))} · tim_trio`;
@@ -250,8 +248,9 @@ session.listeners.add(() => {
 addEventListener("hashchange", () => {
   const before = shown;
   showView();
-  // Whoever goes by the keyboard, or hears the page, goes on in the new view.
-  if (shown !== before) main.focus({ preventScroll: true });
+  // Whoever goes by the keyboard, or hears the page, goes on in the new view, or where
+  // the link that was followed is gone.
+  if (shown !== before || document.activeElement === document.body) main.focus({ preventScroll: true });
 });
 
 // -- files, which come whatever is shown ------------------------------------------

@@ -4,9 +4,10 @@ import { openCamera, openTest } from "../media/capture.js";
 import { Publisher } from "../media/publisher.js";
 import { RoomPlayer } from "../media/room.js";
 import { wakeAudio } from "../media/audio.js";
-import { Code, RoomError, parseRoomId } from "../tim/index.js";
+import { Code, RoomError } from "../tim/index.js";
 import { arrange, button, copy, field, h, notify, previewOn, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
+import { roomIn } from "./links.js";
 import { canCapture, canPublishMedia, insecureNotice } from "./platform.js";
 import { describe } from "./problems.js";
 import { recall, remember } from "./settings.js";
@@ -103,8 +104,8 @@ function lobby(room, enter) {
       h("form", {
         onsubmit: (/** @type {Event} */ event) => {
           event.preventDefault();
-          const asked = input.value.trim().split("=").at(-1) ?? "";
-          if (parseRoomId(asked) === null) {
+          const asked = roomIn(input.value);
+          if (asked === null) {
             say(problem, t("watch.no_room_id"));
             input.focus();
           } else location.hash = `meet=${asked}`;
@@ -196,6 +197,7 @@ class Meeting {
       },
       onSources: () => this._showPeople(),
       onConnection: (state) => {
+        this._stage.isAway = state === "away";
         if (state === "away") this._tell("watch.away");
         else this._showPeople();
       },
@@ -268,21 +270,23 @@ class Meeting {
     publisher.onPreview = previewOn(canvas);
     this._stage.place(OWN_TILE, h("figure", { class: "tile own-tile" }, canvas,
       h("figcaption", {}, h("span", { class: "name" }, t("meeting.you", { account: this._client.account })))));
-    const stopped = (/** @type {Error} */ error) => {
+    const stopped = (/** @type {import("./i18n.js").Phrase} */ why) => {
       this._publisher = null;
       this._stage.remove(OWN_TILE);
       if (!this._over) {
-        notify(describe(error), "error");
+        notify(why, "error");
         this._showControls();
         this._showPeople();
       }
     };
-    publisher.onError = stopped;
+    publisher.onError = (error) => stopped(describe(error));
     publisher.source.onViewers = () => this._showPeople();
     publisher.capture.onEnd = () => {
       void publisher.stop();
-      stopped(new DOMException("", "NotReadableError"));
+      this._needsTest = true;
+      stopped(t("camera.gone"));
     };
+    publisher.capture.onSoundEnd = () => notify(t("mic.gone"), "error");
     this._showPeople();
   }
 

@@ -1,8 +1,12 @@
 // The pictures of a room, as a grid that follows who is there.
 
-import { h, setPhrase } from "./dom.js";
+import { h, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
 import { icon } from "./icons.js";
+import { Silence } from "../media/silence.js";
+
+/** What Silence asks for. */
+const LOOK_MS = 1000;
 
 /** Which count of tiles has how many columns is CSS's business; it is told the count. */
 export class Stage {
@@ -10,6 +14,12 @@ export class Stage {
     this.element = h("div", { class: "stage", "data-count": "0" });
     /** @type {Map<number, HTMLElement>} */
     this._figures = new Map();
+    /** Looks whether anything comes of each source. @type {Map<number, () => void>} */
+    this._looks = new Map();
+    /** The connection is lost, which is said elsewhere. */
+    this.isAway = false;
+    /** @type {ReturnType<typeof setInterval> | undefined} */
+    this._timer = undefined;
   }
 
   /**
@@ -28,7 +38,19 @@ export class Stage {
       setPhrase(note, "", t("stage.unplayable", { codec }));
       note.hidden = false;
     };
-    const figure = h("figure", { class: "tile" }, canvas, note, caption);
+    const still = h("p", { class: "note", role: "status" });
+    still.hidden = true;
+    const silence = new Silence();
+    this._looks.set(tile.source, () => {
+      const isSilent = silence.look(tile.frames) && !this.isAway;
+      if (isSilent === !still.hidden) return;
+      still.hidden = !isSilent;
+      say(still, isSilent ? t("stage.silent", { account: name }) : "");
+    });
+    this._timer ??= setInterval(() => {
+      for (const look of this._looks.values()) look();
+    }, LOOK_MS);
+    const figure = h("figure", { class: "tile" }, canvas, note, still, caption);
     this.place(tile.source, figure);
     return figure;
   }
@@ -49,6 +71,11 @@ export class Stage {
   remove(number) {
     this._figures.get(number)?.remove();
     this._figures.delete(number);
+    this._looks.delete(number);
+    if (this._looks.size === 0) {
+      clearInterval(this._timer);
+      this._timer = undefined;
+    }
     this._count();
   }
 

@@ -25,6 +25,7 @@ export const strings = {
   "state.down": ["Not connected", "未连接"],
   "state.back": ["Connected again.", "连接已恢复。"],
   "connecting": ["Connecting …", "正在连接……"],
+  "try_now": ["Try now", "立即重试"],
   "retry": ["Try again", "重试"],
   "cancel": ["Cancel", "取消"],
   "save": ["Save", "保存"],
@@ -81,6 +82,8 @@ export const strings = {
   "stat.picture": ["Picture", "画面"],
   "mic.off": ["Mute", "静音"],
   "mic.on": ["Unmute", "取消静音"],
+  "mic.gone": ["The microphone is gone: unplugged, or taken by another program. The picture goes on without sound.",
+    "麦克风已断开（被拔出或被其他程序占用）。画面继续，但没有声音。"],
 
   "watch.title": ["Watch", "观看"],
   "watch.lead": ["With a link or the id of a room.", "输入链接或房间号。"],
@@ -98,6 +101,7 @@ export const strings = {
   "watch.facts": ["{width} × {height}, {delay} ms held against jitter",
     "{width} × {height}，缓冲 {delay} 毫秒"],
   "stage.picture": ["Picture of {account}", "{account} 的画面"],
+  "stage.silent": ["Nothing comes from {account} just now.", "暂时没有收到 {account} 的画面。"],
   "stage.unplayable": ["This browser cannot play {codec}. Another browser may.",
     "此浏览器无法播放 {codec}，请换一个浏览器试试。"],
   "sound.off": ["Sound off", "关闭声音"],
@@ -105,6 +109,8 @@ export const strings = {
 
   "camera.off": ["Camera off", "关闭摄像头"],
   "camera.on": ["Camera on", "打开摄像头"],
+  "camera.gone": ["The camera is gone: unplugged, or taken by another program. Once it is back, share again.",
+    "摄像头已断开（被拔出或被其他程序占用）。恢复后请重新分享。"],
 
   "meeting.title": ["New meeting", "新会议"],
   "meeting.lead": ["Everybody sees and hears who speaks. You say who may.", "所有人都能看到和听到发言者，由您决定谁可以发言。"],
@@ -275,6 +281,8 @@ export const strings = {
   "files.out.offered": ["Offered. {account} has to accept it.", "已发出，等待 {account} 接收。"],
   "files.out.offered_absent": ["{account} is not online. It is offered as soon as they are.",
     "{account} 不在线，上线后会自动询问。"],
+  "files.out.offered_absent_own": ["That is you. It is offered to your other devices as soon as one is online.",
+    "这是您自己的账号。您的其他设备上线后会自动询问。"],
   "files.out.running": ["Sending …", "正在发送……"],
   "files.out.checking": ["All of it is sent; {account} checks it.", "已全部发出，{account} 正在校验。"],
   "files.out.away": ["Interrupted. It goes on by itself.", "传输中断，会自动继续。"],

@@ -51,6 +51,7 @@ export function watchView(session) {
     clearInterval(timer);
     player?.stop();
     player = null;
+    stage.isAway = false;
     stage.clear();
     say(facts, "");
   };
@@ -112,6 +113,7 @@ export function watchView(session) {
         mayWait();
       },
       onConnection: (state) => {
+        stage.isAway = state === "away";
         if (state === "away") tell(t("watch.away"));
         else mayWait();
       },

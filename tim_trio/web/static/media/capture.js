@@ -15,6 +15,7 @@ import { ClockFit, nowUs } from "./time.js";
  * @property {AudioNode | null} sound
  * @property {((frame: VideoFrame) => void) | null} onFrame
  * @property {(() => void) | null} onEnd it ended by itself: sharing was stopped, the camera unplugged
+ * @property {(() => void) | null} [onSoundEnd] its sound did, as where a headset was unplugged
  * @property {() => void} stop
  */
 
@@ -98,7 +99,12 @@ class StreamCapture {
     this.onFrame = null;
     /** @type {(() => void) | null} */
     this.onEnd = null;
-    for (const each of stream.getTracks()) each.onended = () => this.onEnd?.();
+    /** @type {(() => void) | null} */
+    this.onSoundEnd = null;
+    for (const each of stream.getTracks()) {
+      // Silence stands for a microphone that is gone: the picture is worth going on with.
+      each.onended = () => (each.kind === "audio" && this.hasVideo ? this.onSoundEnd : this.onEnd)?.();
+    }
     this._stopFrames = track === undefined ? () => {} : readTrack(track, this);
   }
 

@@ -14,6 +14,8 @@ const INIT_WAIT_MS = 600;
 const LOOK_MS = 500;
 /** How often the dark picture is sent that stands for a camera that is off. */
 const BLANK_US = 1_000_000;
+/** How often a screen is sent on which nothing moves. */
+const STILL_US = 1_000_000;
 const MOST_ENCODING = 4;
 
 /**
@@ -43,14 +45,15 @@ export class Publisher {
   constructor(source, capture, context, { height = 360, framerate = 30 } = {}) {
     this.source = source;
     this.capture = capture;
-    /** Called with each picture before it is encoded. @type {((frame: VideoFrame) => void) | null} */
+    /** Called with each picture that is sent, before it is encoded. @type {((frame: VideoFrame) => void) | null} */
     this.onPreview = null;
     /** Called every half second. @type {((stats: PublisherStats) => void) | null} */
     this.onStats = null;
     /** Called when it cannot go on. @type {((error: Error) => void) | null} */
     this.onError = null;
-    /** Off: a dark picture is sent in its place, now and then. */
-    this.videoOn = true;
+    this._videoOn = true;
+    /** A screen's last picture. @type {VideoFrame | null} */
+    this._still = null;
     this._height = height;
     this._framerate = framerate;
     this._stopped = false;
@@ -98,6 +101,16 @@ export class Publisher {
     this._gain.gain.value = on ? 1 : 0;
   }
 
+  get videoOn() {
+    return this._videoOn;
+  }
+
+  /** Off: a dark picture is sent in its place, at once and then now and then. */
+  set videoOn(on) {
+    this._videoOn = on;
+    if (!on) this._lastKeyUs = -Infinity;
+  }
+
   /** End the tracks and the source, and give the camera back. */
   async stop() {
     if (this._stopped) return;
@@ -121,6 +134,8 @@ export class Publisher {
     this.capture.stop();
     this._input?.close();
     this._gain.disconnect();
+    this._still?.close();
+    this._still = null;
     for (const encoder of [this._video, this._audio]) {
       if (encoder !== null && encoder.state !== "closed") encoder.close();
     }
@@ -145,19 +160,34 @@ export class Publisher {
       return;
     }
     this._lastFrameUs = timestampUs;
+    if (this.capture.kind === "screen") {
+      this._still?.close();
+      this._still = frame.clone();
+    }
     try {
-      this.onPreview?.(frame);
       if (this.videoOn) {
+        this.onPreview?.(frame);
         this._encode(frame, timestampUs);
       } else if (timestampUs - this._lastKeyUs >= BLANK_US) {
         const blank = blankLike(frame);
         this._lastKeyUs = -Infinity;
+        this.onPreview?.(blank);
         this._encode(blank, timestampUs);
         blank.close();
       }
     } finally {
       frame.close();
     }
+  }
+
+  /**
+   * Send a screen's last picture again. Where nothing moves the browser gives none, and a
+   * room without data ends, as does the patience of whoever joins it.
+   */
+  _repeatStill() {
+    const timestamp = nowUs();
+    if (this._still === null || timestamp - this._lastFrameUs < STILL_US) return;
+    this._takeFrame(new VideoFrame(this._still, { timestamp }));
   }
 
   /**
@@ -331,6 +361,7 @@ export class Publisher {
       this._fail(this.source.error);
       return;
     }
+    this._repeatStill();
     const now = performance.now();
     const passedMs = now - this._lookedAt;
     this._lookedAt = now;

@@ -10,6 +10,7 @@ import { Player } from "./player.js";
  * @property {string} account
  * @property {HTMLCanvasElement} canvas
  * @property {Player} player
+ * @property {number} frames that have come, sound and all
  */
 
 export class RoomPlayer {
@@ -114,6 +115,7 @@ export class RoomPlayer {
       }
       tile = this._add(frame.source);
     }
+    tile.frames += 1;
     tile.player.take(frame);
   }
 
@@ -122,7 +124,7 @@ export class RoomPlayer {
     const canvas = document.createElement("canvas");
     const player = new Player(canvas, this._options.context);
     player.stats.subscribedAt = this.subscribedAt;
-    const tile = { source, account: this.accounts.get(source) ?? "", canvas, player };
+    const tile = { source, account: this.accounts.get(source) ?? "", canvas, player, frames: 0 };
     this.tiles.set(source, tile);
     this._options.onTile(tile);
     return tile;

@@ -128,7 +128,7 @@ export class Overview {
     };
     const element = h("tr", { "data-room": row.room },
       h("th", { scope: "row" }, h("a", { href: `#dashboard=${row.room}`, class: "room-id" }, row.room)),
-      h("td", { class: "wide name" }, row.creator), cells.mode, cells.ranking, cells.sources,
+      h("td", { class: "wide name", title: row.creator }, row.creator), cells.mode, cells.ranking, cells.sources,
       cells.viewers, cells.rate, h("td", { class: "trend wider" }, this._trendOf(row.room).element),
       cells.lagging, cells.lost);
     setPhrase(cells.mode, "", t(row.mode === RoomMode.live ? "dash.mode_live" : "dash.mode_reliable"));
