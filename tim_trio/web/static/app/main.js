@@ -225,10 +225,13 @@ function showSignIn() {
 /** @param {unknown} error */
 function showProblem(error) {
   leaveViews();
+  // Where it takes more than another attempt.
+  const mustSignIn = session.needs !== null && session.needs !== Needs.name && !session.isRemembered;
   main.replaceChildren(h("section", { class: "card narrow" },
     h("h1", {}, t("problem.title")),
     h("p", { role: "alert" }, describe(error)),
-    h("button", { type: "button", class: "primary", onclick: () => begin() }, t("retry"))));
+    h("button", { type: "button", class: "primary", onclick: () => begin() },
+      t(mustSignIn ? "sign_in.go" : "retry"))));
 }
 
 async function begin() {

@@ -27,6 +27,16 @@ export function describeSignIn(error) {
 }
 
 /**
+ * What went wrong with a token, where there is neither account nor password to be wrong.
+ *
+ * @param {unknown} error
+ */
+export function describeToken(error) {
+  const refused = error instanceof RoomError && error.code === Code.bad_credentials;
+  return refused ? new Phrase("sign_in.bad_token") : describeSignIn(error);
+}
+
+/**
  * @param {unknown} error
  * @returns {Phrase}
  */

@@ -28,6 +28,11 @@ export class SessionState {
     this.lastError = null;
   }
 
+  /** Whether signing in again takes nobody's help. */
+  get isRemembered() {
+    return recallHere("session") !== null;
+  }
+
   _changed() {
     for (const listener of [...this.listeners]) listener();
   }

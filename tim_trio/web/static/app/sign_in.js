@@ -3,7 +3,7 @@
 import { isAccountName } from "../tim/index.js";
 import { button, field, h, notify, say, setPhrase } from "./dom.js";
 import { t } from "./i18n.js";
-import { describeSignIn } from "./problems.js";
+import { describeSignIn, describeToken } from "./problems.js";
 import { Needs } from "./session.js";
 
 /**
@@ -93,7 +93,7 @@ function tokenForm(session, done) {
         await session.signIn({ token: token.value.trim() });
         done();
       } catch (error) {
-        say(problem, describeSignIn(error));
+        say(problem, describeToken(error));
         token.focus();
       }
     },

@@ -48,6 +48,8 @@ export const strings = {
   "sign_in.invitation_hint": ["Only if the operator gave you one.", "仅在管理员提供时填写。"],
   "sign_in.token": ["Access token", "访问令牌"],
   "sign_in.token_hint": ["Your service gives it to you; paste it here.", "由您的服务提供，请粘贴到这里。"],
+  "sign_in.bad_token": ["This token is not accepted: it has expired, or is none of this server's. Get a new one from your service.",
+    "令牌无效：可能已过期，或不属于此服务器。请向您的服务获取新令牌。"],
   "register.title": ["New account", "注册账号"],
   "register.go": ["Register", "注册"],
   "register.to_sign_in": ["I have an account", "已有账号"],
