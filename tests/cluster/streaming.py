@@ -83,15 +83,16 @@ class Streaming:
 
     room: str
     watchers: list[Watcher]
+    key_every: int
     sent: dict[int, int] = attrs.field(factory=dict)
     is_over: bool = False
 
     async def pump(self, source: Source) -> None:
-        """Publish a video until it is over: a KEY each second, 30 frames a second."""
+        """Publish a video until it is over, at 30 frames a second."""
         number = source.number
         while not self.is_over:
             seq = self.sent[number]
-            assert await source.send(payload(number, seq), key=seq % KEY_EVERY == 0) == seq
+            assert await source.send(payload(number, seq), key=seq % self.key_every == 0) == seq
             assert source.number == number, "it was away for too long"
             self.sent[number] += 1
             await trio.sleep(1 / FRAMES_PER_S)
@@ -141,11 +142,13 @@ async def streaming(
     *,
     relay: str | None = None,
     ranking: Sequence[str] = (),
+    key_every: int = KEY_EVERY,
 ) -> AsyncIterator[Streaming]:
     """Stream while something is done to the cluster; in the end everyone has got all.
 
     Args:
         relay, ranking: where the room's relay is to be, or who is to be first in its ranking.
+        key_every: frames in a group.
     """
     async with contextlib.AsyncExitStack() as stack:
 
@@ -158,7 +161,8 @@ async def streaming(
         room = await room_at(publishers[0], nodes, *wanted)
         for name in publishers_at[1:]:
             await publishers[0].grant(room, f"publisher-{name}")
-        stream = Streaming(room, [Watcher(f"{name}-{i}") for i, name in enumerate(watchers_at)])
+        watchers = [Watcher(f"{name}-{i}") for i, name in enumerate(watchers_at)]
+        stream = Streaming(room, watchers, key_every)
         sources = [await stack.enter_async_context(each.publish(room)) for each in publishers]
         subscriptions = []
         for watcher, name in zip(stream.watchers, watchers_at, strict=True):

@@ -172,8 +172,7 @@ async def test_a_node_that_leaves_hands_over(three: Cloud) -> None:
             async def push() -> None:
                 nonlocal sent
                 while True:
-                    # One group: see docs/cluster.md, "When something breaks".
-                    await source.send(b"x", key=sent == 0)
+                    await source.send(b"x", key=sent % 3 == 0)
                     sent += 1
                     await trio.sleep(0.005)
 

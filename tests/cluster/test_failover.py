@@ -83,7 +83,7 @@ async def test_publishers_and_subscribers_on_five_nodes(five: Processes) -> None
 
 
 async def test_the_whole_ranking_is_killed_one_by_one_and_comes_back(five: Processes) -> None:
-    async with streaming(five, "d", "dee", ranking="abc") as stream:
+    async with streaming(five, "d", "dee", ranking="abc", key_every=3) as stream:
         await stream.flow(30)
         for name in "abc":
             five[name].kill()
@@ -239,7 +239,10 @@ async def test_all_nodes_are_restarted_one_by_one_under_load(
     three: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moves = _Moves(monkeypatch)
-    async with streaming(three, "a", "abc") as stream, trio.open_nursery() as nursery:
+    async with (
+        streaming(three, "a", "abc", key_every=3) as stream,
+        trio.open_nursery() as nursery,
+    ):
         await nursery.start(_transfer, three, tmp_path)
         await stream.flow(60)
         for name in "abc":

@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.cluster.tree_network import Network
-from tim_trio.cluster.tree import (
-    MAX_HOPS,
+from tim_trio.cluster.tree import MAX_HOPS, Tree
+from tim_trio.cluster.tree_words import (
     Accept,
     Ask,
     Invite,
     Leave,
+    Overlap,
     Redirect,
     Refuse,
     TellPath,
-    Tree,
 )
 
 ROOM = 58**10
@@ -91,6 +91,8 @@ def test_an_edge_goes_on_to_the_second_and_comes_back_to_the_relay() -> None:
     edge.link_up("a")
     assert edge.take_actions() == [Ask("a", ("x",))]
     edge.accepted("a", ("a",))
+    assert edge.take_actions() == [Overlap("b", ("x", "a"))]
+    edge.caught_up()  # and "b" is in the same tree
     assert edge.take_actions() == [Leave("b")]
 
 
@@ -103,7 +105,119 @@ def test_a_new_relay_is_joined_before_the_old_one_is_left() -> None:
     assert edge.parent == "a"
     assert edge.take_actions() == [Ask("n", ("x",))]
     edge.accepted("n", ("n",))
+    assert edge.take_actions() == [Overlap("a", ("x", "n"))]
+
+
+def leaving() -> Tree:
+    """Return an edge that has a new parent, n, and an old one, a."""
+    edge = tree("x", "a", "b")
+    edge.want(True)
+    edge.accepted("a", ("a",))
+    edge.set_ranking(("n", "a", "b"))
+    edge.accepted("n", ("n",))
+    assert edge.take_actions()[-1] == Overlap("a", ("x", "n"))
+    return edge
+
+
+def test_an_old_parent_is_left_when_it_is_in_the_tree_and_all_it_had_is_here() -> None:
+    edge = leaving()
+    edge.caught_up()
+    assert edge.take_actions() == []
+    edge.path_changed("a", ("a", "n"))
     assert edge.take_actions() == [Leave("a")]
+    assert edge.parent == "n" and not edge.leaving
+    edge = leaving()
+    edge.path_changed("a", ("a", "n"))
+    assert edge.take_actions() == []
+    edge.caught_up()
+    assert edge.take_actions() == [Leave("a")]
+
+
+def test_an_old_parent_is_waited_for_only_so_long() -> None:
+    edge = leaving()
+    edge.part()
+    assert edge.take_actions() == [Leave("a")]
+    edge = leaving()
+    edge.link_down("a")
+    edge.caught_up()
+    assert edge.take_actions() == [] and not edge.leaving
+    edge = leaving()
+    # The way from one to the other may be over us, also when we need neither.
+    edge.want(False)
+    assert edge.take_actions() == []
+    edge.part()
+    assert edge.take_actions() == [Leave("a"), Leave("n")]
+
+
+def test_an_old_parent_may_be_the_parent_again() -> None:
+    edge = leaving()
+    edge.link_down("n")
+    assert edge.take_actions() == [Ask("a", ("x",))]
+    edge.accepted("a", ("a",))
+    edge.caught_up()
+    assert Leave("a") not in edge.take_actions() and edge.parent == "a" and not edge.leaving
+
+
+def test_a_reliable_room_leaves_an_old_parent_at_once() -> None:
+    edge = tree("x", "a", "b")
+    edge.overlaps = False
+    edge.want(True)
+    edge.accepted("a", ("a",))
+    edge.set_ranking(("n", "a", "b"))
+    edge.accepted("n", ("n",))
+    assert edge.take_actions()[-1] == Leave("a")
+
+
+def test_a_child_that_has_a_better_root_is_followed() -> None:
+    old = tree("a", "a", "b", "c")
+    old.want(True)
+    old.asked("b", ("b",))
+    old.asked("c", ("c",))
+    old.take_actions()
+    old.set_ranking(("b", "c"))
+    # It is below us, as far as we know.
+    assert old.take_actions() == [Invite("b", False)]
+    old.path_changed("b", ("b",))
+    assert old.take_actions() == [Ask("b", ("a",))]
+    old.accepted("b", ("b",))
+    assert old.take_actions() == [TellPath("c", ("a", "b"))]
+    # Now nothing more comes this way alone.
+    old.caught_up()
+    assert old.take_actions() == [TellPath("b", ("a", "b"))]
+
+
+def test_a_child_that_leaves_is_one_until_then_though_it_asks_anew() -> None:
+    old = tree("a", "a", "b", "c")
+    old.asked("c", ("c",))
+    old.path_changed("c", ("c", "n"))
+    old.set_ranking(("n", "c", "a"))
+    old.take_actions()
+    old.accepted("n", ("n",))
+    old.caught_up()
+    old.take_actions()
+    old.asked("c", ("c", "a"))
+    assert old.take_actions() == [Refuse("c")]
+    assert old.children == {"c": ("c", "n")}
+    old.child_left("c")
+    assert old.take_actions() == [Leave("n")]
+
+
+def test_who_becomes_the_root_stays_with_its_parent_until_that_has_joined() -> None:
+    second = tree("b", "a", "b", "c")
+    second.want(True)
+    second.accepted("a", ("a",))
+    second.take_actions()
+    second.set_ranking(("b", "c"))
+    assert second.is_root
+    assert Overlap("a", ("b",)) in second.take_actions()
+    second.asked("a", ("a",))
+    assert second.take_actions() == [Accept("a", ("b",))]
+    second.path_changed("a", ("a", "b"))
+    second.caught_up()
+    assert second.take_actions() == [Leave("a")]
+    # It is below us, and not asked for anything.
+    second.set_ranking(("a", "b", "c"))
+    assert second.take_actions() == [Ask("c", ("b",)), Invite("c", False)]
 
 
 def test_a_path_that_comes_to_contain_us_ends_the_bond() -> None:

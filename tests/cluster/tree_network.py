@@ -10,17 +10,18 @@ import random
 from collections import deque
 from collections.abc import Iterable
 
-from tim_trio.cluster.tree import (
+from tim_trio.cluster.tree import Tree
+from tim_trio.cluster.tree_words import (
     Accept,
     Action,
     Ask,
     Invite,
     Leave,
+    Overlap,
     Path,
     Redirect,
     Refuse,
     TellPath,
-    Tree,
 )
 
 #: What goes over a link: a word of the tree, or a frame's (publisher, seq).
@@ -49,6 +50,8 @@ class Peer:
             match action:
                 case Ask(peer) | Refuse(peer) | Redirect(peer) | TellPath(peer) | Invite(peer):
                     pass
+                case Overlap(peer):
+                    pass
                 case Leave(peer):
                     self.parents.discard(peer)
                 case Accept(peer):
@@ -63,7 +66,6 @@ class Peer:
                 self.flood(message, sender)
                 return
             case Ask(_, waiting):
-                self.children.discard(sender)
                 self.tree.asked(sender, waiting)
             case Leave():
                 self.children.discard(sender)
@@ -77,13 +79,16 @@ class Peer:
                 self.tree.refused(sender)
             case Redirect(_, to):
                 self.tree.redirected(sender, to)
-            case TellPath(_, path):
+            case TellPath(_, path) | Overlap(_, path):
                 self.tree.path_changed(sender, path)
             case Invite(_, warm):
                 self.tree.invited(warm)
         for action in self.tree._actions:
             if isinstance(action, Accept):
                 self.network.opening.append((self.name, action.peer))
+        if self.tree.is_behind:
+            # A new bond begins with all there was: nothing can be missing.
+            self.tree.caught_up()
         self.act()
         self.network.open_all()
 
@@ -211,6 +216,10 @@ class Network:
             restless = [
                 node for node in self.nodes.values() if node.is_alive and not node.tree.is_settled
             ]
+            parting = [node for node in self.nodes.values() if node.is_alive and node.tree.leaving]
+            for node in parting:
+                node.tree.part()
+                node.act()
             for node in restless:
                 node.tree.give_up()
                 node.tree.look_again()

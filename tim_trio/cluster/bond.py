@@ -17,6 +17,7 @@ from tim_trio.core.subscription import Subscription
 from tim_trio.protocol.messages import SourceLeftReason
 
 if TYPE_CHECKING:
+    from tim_trio.cluster.bonded import BondedRoom
     from tim_trio.cluster.room import SharedRoom
 
 
@@ -26,7 +27,9 @@ class Bond:
 
     Attributes:
         peer: the other node.
-        as_child, as_parent: what the peer is to us; both for a moment at most.
+        since: when it was made, or last became what it is.
+        as_child, as_parent: what the peer is to us; both for a moment at most. An old
+            parent is one until it is left.
         viewers: what a child says of itself and those below.
         skipped_to: last ``seq`` of what a reliable source's credit does not count.
     """
@@ -34,6 +37,7 @@ class Bond:
     peer: str
     member: Member
     subscription: Subscription
+    since: float
     as_child: bool = False
     as_parent: bool = False
     viewers: int = 0
@@ -58,6 +62,9 @@ class Holder:
 
 class RoomHost:
     """What a shared room asks of the cluster. Overridden by it."""
+
+    def caught_up(self, room: BondedRoom, now: float) -> None:
+        """What the new parent had when it took us has come."""
 
     def touched(self, room: SharedRoom) -> None:
         """Who publishes or subscribes here has changed."""

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from tim_trio.cluster.bond import Bond, RoomHost
+from tim_trio.cluster.bonded import BondedRoom
 from tim_trio.cluster.directory import EtcdDirectory
 from tim_trio.cluster.link import NodeLink
 from tim_trio.cluster.links import DEAD_S, Links
@@ -99,7 +100,7 @@ class Cluster(RoomHost):
     def _make_room(self, number: int, *args: Any, **kwargs: Any) -> Room:
         tree = Tree(self.me, number, self.fanout)
         room = SharedRoom(number, *args, me=self.me, host=self, tree=tree, **kwargs)
-        tree.keeps_warm = room.mode is RoomMode.LIVE
+        tree.keeps_warm = tree.overlaps = room.mode is RoomMode.LIVE
         tree.set_ranking(self.ranking(number))
         # Unused until somebody uses it: a creator often comes back at once.
         room.idle_since = trio.current_time()
@@ -115,6 +116,11 @@ class Cluster(RoomHost):
 
     def shared_rooms(self) -> list[SharedRoom]:
         return [room for room in self.manager.rooms.values() if isinstance(room, SharedRoom)]
+
+    @property
+    def is_bridge(self) -> bool:
+        """Whether frames may have to go over this node, whoever uses its rooms."""
+        return any(room.tree.children or room.tree.leaving for room in self.shared_rooms())
 
     async def open_room(self, number: int) -> SharedRoom | None:
         """Return a room, present here from now on; None where there is none.
@@ -156,6 +162,11 @@ class Cluster(RoomHost):
                 action()
 
     # What rooms report (RoomHost)
+
+    def caught_up(self, room: BondedRoom, now: float) -> None:
+        assert isinstance(room, SharedRoom)
+        room.tree.caught_up()
+        self.act(room, now)
 
     def touched(self, room: SharedRoom) -> None:
         now = trio.current_time()
@@ -237,6 +248,7 @@ class Cluster(RoomHost):
         room.tree.invited(False)
         for peer in list(room.tree.children):
             room.tree.child_left(peer)
+        room.tree.part()
         self.manager.close_here(room, reason, now)
         for action in room.tree.take_actions():
             self._actions.carry_out(room, action, now)
@@ -251,7 +263,9 @@ class Cluster(RoomHost):
     def link_is_lost(self, link: NodeLink, now: float) -> None:
         for room in self.shared_rooms():
             room.questions.pop(link.peer, None)
-            room.unbond(link.peer)
+            if link.peer in room.bonds:
+                room.broken_at = now
+            room.unbond(link.peer, now)
             room.tree.link_down(link.peer)
         for room in self.shared_rooms():
             self.act(room, now)
@@ -306,8 +320,8 @@ class Cluster(RoomHost):
             return
         room.questions.setdefault(link.peer, []).append(request_id)
         bond = room.bonds.get(link.peer)
-        if bond is not None and bond.as_child and not bond.as_parent:
-            room.unbond(link.peer)  # it asks anew
+        if room.mode is RoomMode.RELIABLE and bond is not None and not bond.as_parent:
+            room.unbond(link.peer, now)  # it asks anew
         room.tree.asked(link.peer, tuple(request.path))
         self.act(room, now)
 
@@ -315,14 +329,15 @@ class Cluster(RoomHost):
         room = self.room(number)
         if room is None or self.links.get(link.peer) is not link:
             return
+        now = trio.current_time()
         bond = room.bonds.get(link.peer)
         if bond is not None:
             bond.as_child = False
             bond.viewers = 0
             if not bond.as_parent:
-                room.unbond(link.peer)
+                room.unbond(link.peer, now)
         room.tree.child_left(link.peer)
-        self.act(room, trio.current_time())
+        self.act(room, now)
 
     def _on_invitation(self, invitation: LinkInvite) -> None:
         room = self.room(invitation.room)
@@ -333,7 +348,11 @@ class Cluster(RoomHost):
     def _on_word(self, room: SharedRoom, bond: Bond, message: Any, now: float) -> None:
         match message:
             case LinkPath():
+                if bond.as_child and bond.peer != room.tree.parent and self.me not in message.path:
+                    bond.viewers = 0  # it is counted elsewhere from now on
+                    room.viewers_changed = True
                 room.tree.path_changed(bond.peer, tuple(message.path))
+                room.mind_move(now)
                 self.act(room, now)
             case LinkSource():
                 room.hear_of(message, bond.peer, now)
@@ -348,7 +367,7 @@ class Cluster(RoomHost):
                     if bond.viewers != message.viewers:
                         bond.viewers = message.viewers
                         room.viewers_changed = True
-                elif bond.as_parent and room.total_viewers != message.viewers:
+                elif bond.peer == room.tree.parent and room.total_viewers != message.viewers:
                     room.total_viewers = message.viewers
                     room.viewers_changed = True
             case RoomClosed():

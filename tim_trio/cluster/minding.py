@@ -35,6 +35,10 @@ class Minder:
 
     def watch(self, room: SharedRoom, now: float) -> None:
         tree = room.tree
+        if tree.leaving and now > room.part_by:
+            tree.part()
+            self.cluster.act(room, now)
+        room.mind_move(now)
         if tree.is_looking and now > room.ask_until:
             tree.give_up()
             self.cluster.act(room, now)
@@ -63,7 +67,7 @@ class Minder:
             link = self.cluster.links.get(bond.peer)
             if link is None:
                 continue
-            if bond.as_parent and room.told_up != below:
+            if bond.peer == room.tree.parent and room.told_up != below:
                 link.tell(LinkViewers(room=room.number, viewers=below), now)
             if bond.as_child and room.told_down != total:
                 link.tell(LinkViewers(room=room.number, viewers=total), now)

@@ -15,19 +15,16 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
-from tim_trio.cluster.bond import Bond, Holder, RoomHost
+from tim_trio.cluster.bond import Bond, Holder
+from tim_trio.cluster.bonded import MOVE_S, BondedRoom
 from tim_trio.core.listing import TRACK_BYTES, source_bytes
 from tim_trio.core.member import Member
 from tim_trio.core.pace import Pace
-from tim_trio.core.room import Room
 from tim_trio.core.shedding import Claim
-from tim_trio.core.sources import Source, Track
+from tim_trio.core.sources import Source
 from tim_trio.core.subscription import Subscription
-from tim_trio.protocol.layout import LENGTH_BYTES, STREAM_HEADER
 from tim_trio.protocol.messages import (
     Credit,
-    Gap,
-    GapReason,
     LinkSource,
     PushRevoked,
     Replaced,
@@ -45,21 +42,10 @@ from tim_trio.protocol.runs import Run
 
 if TYPE_CHECKING:
     from tim_trio.cluster.directory import SourceRecord
-    from tim_trio.cluster.tree import Tree
 
 #: Ended sources remembered, so that late word of one does not bring it back.
 _ENDED_KEPT: Final = 4096
 _SEQ_FIELD: Final = 7
-
-
-def _bytes_up_to(run: Run, last_seq: int) -> int:
-    """Return the bytes of a run's frames up to and with ``last_seq``."""
-    if run.last_seq <= last_seq:
-        return len(run.data)
-    position = 0
-    for _ in range(run.first_seq, last_seq + 1):
-        position += LENGTH_BYTES + int(STREAM_HEADER.unpack_from(run.data, position)[0])
-    return position
 
 
 def _placeholder(number: int) -> bytes:
@@ -68,20 +54,13 @@ def _placeholder(number: int) -> bytes:
 
 
 @attrs.define(eq=False)
-class SharedRoom(Room):
+class SharedRoom(BondedRoom):
     """Attributes:
-    tree: this node's place.
-    holders: by source number.
     ready: set while there is a path to a root, and what came with it has arrived.
     total_viewers: what the root says; None where this node is it.
     claim: what the directory says of the PUBLISH that is carried out next.
     """
 
-    me: str = attrs.field(kw_only=True)
-    host: RoomHost = attrs.field(kw_only=True)
-    tree: Tree = attrs.field(kw_only=True)
-    holders: dict[int, Holder] = attrs.field(factory=dict, init=False)
-    bonds: dict[str, Bond] = attrs.field(factory=dict, init=False)
     ready: trio.Event = attrs.field(factory=trio.Event, init=False)
     total_viewers: int | None = attrs.field(default=None, init=False)
     claim: SourceRecord | None = attrs.field(default=None, init=False)
@@ -99,6 +78,8 @@ class SharedRoom(Room):
     caught_up_with: str | None = attrs.field(default=None, init=False)
     told_up: int = attrs.field(default=-1, init=False)
     told_down: int = attrs.field(default=-1, init=False)
+    #: Sources that have left, of which more is still to come: why, and who says so.
+    _leaving: dict[int, tuple[int, str]] = attrs.field(factory=dict, init=False)
     _ended: dict[int, None] = attrs.field(factory=dict, init=False)
     #: Sources that were published here before anything was known of them.
     _began_elsewhere: set[int] = attrs.field(factory=set, init=False)
@@ -136,65 +117,25 @@ class SharedRoom(Room):
     # Bonds
 
     def bond(self, peer: str, member: Member, credit: int, now: float) -> Bond:
-        """Join the audience as a link, or return the bond there is; `open_bond` follows."""
-        bond = self.bonds.get(peer)
-        if bond is None:
-            subscription = self._new_subscription(member.outbox, credit, now)
-            bond = self.bonds[peer] = Bond(peer, member, subscription)
-            # Ahead of who watches here: behind a link more are waiting.
-            self._audience.join(member, subscription, ahead=True)
-            member.subscriptions[self.number] = subscription
-            self._node.subscriptions += 1
-        return bond
+        # After a break the caches here may be the only ones that have what it lost.
+        is_calm = now - self.broken_at > MOVE_S
+        if not len(self._audience) and is_calm and self.mode is RoomMode.LIVE:
+            self._begin_anew()
+        return super().bond(peer, member, credit, now)
 
-    def unbond(self, peer: str) -> None:
-        """A link is gone, or its part here is over."""
-        bond = self.bonds.pop(peer, None)
-        if bond is not None:
-            Room.unsubscribe(self, bond.member)
-
-    def open_bond(self, bond: Bond, known: Iterable[SourceInfo], now: float) -> None:
-        """Send what a newcomer gets: sources, INITs and running groups.
-
-        ``known``: what the other side has said it has; that is left out.
-        """
-        self.flush(now)
-        have = {
-            (info.source, track.track): track.last_seq for info in known for track in info.tracks
-        }
-        outbox = bond.member.outbox
-        for source in list(self.sources.values()):
-            outbox.put_control(encode(self.word_of(source)), now)
-            if source.pace is not None:
-                self._open_paced(source, bond, now)
+    def _begin_anew(self) -> None:
+        """Forget the tracks of sources elsewhere: we were out of the tree, and nobody
+        here is owed word of what went by meanwhile."""
+        for source in self.sources.values():
+            if self.holders[source.number].node == self.me:
                 continue
-            tracks = source.tracks.values()
-            if tracks and all(
-                have.get((source.number, track.number), -1) >= track.next_seq - 1
-                for track in tracks
-            ):
-                continue
-            piece = source.opening(self._node, with_groups=True)
-            if piece.data:
-                outbox.put_encoded(piece.data, piece, now)
-            for track in tracks:
-                if track.keyed and not track.ended and not track.cache.runs:
-                    bond.subscription.wait_for_key(track)
-
-    def _open_paced(self, source: Source, bond: Bond, now: float) -> None:
-        """Begin to send a reliable source over a bond, unless it comes from there.
-
-        The first of its receivers gets what was held for it.
-        """
-        assert source.pace is not None
-        if self.holders[source.number].upstream == bond.peer or source.number in bond.paced:
-            return
-        piece = source.opening(self._node, with_groups=True)
-        if piece.data:
-            bond.member.outbox.put_encoded(piece.data, piece, now)
-        self._release_held(source)
-        bond.paced.add(source.number)
-        source.pace.join(bond.subscription)
+            self._forget_tracks(source)
+            self._init_bytes -= sum(len(track.init or b"") for track in source.tracks.values())
+            self._tracks -= len(source.tracks)
+            self._listing.give_back(TRACK_BYTES * len(source.tracks))
+            source.drop_caches()
+            source.tracks.clear()
+            self._began_elsewhere.add(source.number)
 
     def infos(self) -> list[SourceInfo]:
         """Return what the answer to LINK_SUBSCRIBE says of the sources."""
@@ -202,22 +143,6 @@ class SharedRoom(Room):
             *self._listing.left,
             *(source.info(offered=True) for source in self.sources.values()),
         ]
-
-    def word_of(self, source: Source) -> LinkSource:
-        holder = self.holders[source.number]
-        return LinkSource(
-            room=self.number,
-            source=source.number,
-            account=source.account,
-            node=holder.node,
-            epoch=max(holder.epoch, 0),
-            tracks=source.infos(),
-        )
-
-    def _tell_bonds(self, frame: bytes, skip: str, now: float) -> None:
-        for peer, bond in list(self.bonds.items()):
-            if peer != skip:
-                bond.member.outbox.put_control(frame, now)
 
     # What other nodes say of sources
 
@@ -239,6 +164,7 @@ class SharedRoom(Room):
         bond = self.bonds[peer]
         for track in word.tracks:
             bond.skipped_to[word.source, track.track] = track.last_seq
+        self.catch_up(word.source, word.tracks)
         holder = Holder(word.node, word.epoch, peer)
         self._meet(word.source, word.account, holder, word.tracks, peer, now)
 
@@ -288,9 +214,6 @@ class SharedRoom(Room):
                 subscription.outbox.put_control(joined, now)
         return source
 
-    def _is_bond(self, subscription: Subscription) -> bool:
-        return any(bond.subscription is subscription for bond in self.bonds.values())
-
     def _learn(self, source: Source, infos: Iterable[TrackInfo]) -> None:
         """Take over what a peer knows of a source's tracks and we do not."""
         for info in infos:
@@ -303,17 +226,6 @@ class SharedRoom(Room):
                 track.ended = True
                 track.next_seq = info.last_seq + 1
 
-    def _far_track(self, source: Source, number: int) -> Track | None:
-        track = source.tracks.get(number)
-        if track is None:
-            limits = self._node.limits
-            if self._tracks >= limits.max_tracks_per_room or not self._listing.take(TRACK_BYTES):
-                return None
-            self._tracks += 1
-            track = source.new_track(number, self._budget)
-            track.expected = None
-        return track
-
     def _let_go(self, source: Source, now: float) -> None:
         """Somebody has taken a source over at another node."""
         if source.owner is not None:
@@ -323,114 +235,6 @@ class SharedRoom(Room):
             source.owner = None
         self.host.taken_over(source)
         self.host.touched(self)
-
-    # Data
-
-    def relay(self, run: Run, bond: Bond, now: float) -> int:
-        """Pass on what came over a bond, to everyone but it; return the work done."""
-        source = self.sources.get(run.source)
-        if source is None:
-            return 1
-        track = self._far_track(source, run.track)
-        if track is None:
-            return 1
-        self.flush(now)
-        with self._audience.leaving_out(bond.member):
-            if run.init_bytes and self._renew_init(source, track, run, now):
-                return 1
-            if track.ended or run.last_seq < track.next_seq:
-                self._note_repeat(source, run, bond)
-                return 1
-            if not track.next_seq:
-                # Where it begins for us. Nobody here has had anything before.
-                track.next_seq = run.first_seq
-            elif run.first_seq > track.next_seq:
-                self._miss(source, track, run.first_seq - 1, GapReason.LOST_BETWEEN_NODES, now)
-            track.expected = track.next_seq if run.first_seq == track.next_seq else None
-            pace = source.pace
-            if pace is not None:
-                if self.holders[source.number].upstream != bond.peer:
-                    return 1
-                pace.received -= _bytes_up_to(run, bond.skipped_to.get((run.source, run.track), -1))
-            work = 1 + self.push(source, run, now)
-            if source.owner is not None:
-                # Somebody took it over, and its publisher here does not know
-                # yet: its next frame may be any.
-                track.expected = None
-            return work
-
-    def _note_repeat(self, source: Source, run: Run, bond: Bond) -> None:
-        source.discarded += run.frames
-        pace = source.pace
-        if pace is not None and run.last_seq > bond.skipped_to.get((run.source, run.track), -1):
-            # It has been sent on credit, and costs no one's room.
-            pace.received += len(run.data)
-            pace.handed_on(0)
-
-    def _renew_init(self, source: Source, track: Track, run: Run, now: float) -> bool:
-        """Pin an INIT that stands before what we have got; True if the run is done with.
-
-        It is what a joiner gets first, or follows a GAP that it lies in.
-        """
-        has = STREAM_HEADER.unpack_from(track.init)[_SEQ_FIELD] if track.init else -1
-        is_alone = run.frames == 1 and run.last_key < 0 and run.end_offset < 0
-        comes_late = run.first_seq < track.next_seq
-        if run.first_seq <= has:
-            return is_alone
-        if not comes_late and (track.next_seq or not is_alone):
-            return False
-        init = run.data[: run.init_bytes]
-        size = self._init_bytes + len(init) - len(track.init or b"")
-        if size > self._node.limits.max_room_init_bytes:
-            return True
-        self._init_bytes = size
-        track.init = init
-        source.changed()
-        for subscription in self._audience:
-            # Who waits for a KEY in a reliable room gets every INIT as it comes.
-            if track not in subscription.lagging or self.mode is RoomMode.RELIABLE:
-                subscription.outbox.put_control(init, now)
-        return is_alone
-
-    def _miss(
-        self, source: Source, track: Track, last_seq: int, reason: GapReason, now: float
-    ) -> None:
-        """Announce that a track goes on behind ``last_seq``."""
-        track.cache.drop()
-        source.changed()
-        gap = encode(
-            Gap(
-                room=self.number,
-                source=source.number,
-                track=track.number,
-                first_seq=track.next_seq,
-                last_seq=last_seq,
-                reason=reason,
-            )
-        )
-        for subscription in self._audience:
-            if track not in subscription.lagging:
-                subscription.count_gap()
-                subscription.outbox.put_control(gap, now)
-        track.next_seq = last_seq + 1
-        track.expected = None
-
-    def hear_of_gap(self, gap: Gap, bond: Bond, now: float) -> None:
-        """The other side of a bond misses frames; unless we have them, so do we."""
-        source = self.sources.get(gap.source)
-        track = None if source is None else source.tracks.get(gap.track)
-        if source is None or track is None or not track.next_seq or track.ended:
-            return
-        if gap.last_seq < track.next_seq:
-            return
-        skipped = gap.reason == GapReason.SKIPPED
-        reason = GapReason.SKIPPED if skipped else GapReason.LOST_BETWEEN_NODES
-        self.flush(now)
-        self._miss(source, track, gap.last_seq, reason, now)
-
-    def hear_of_credit(self, bond: Bond, source: int, limit: int) -> None:
-        if source in bond.paced and source in self.sources:
-            self.grant_credit(bond.subscription, source, limit)
 
     # What a room does, and the rest of the cluster must know of
 
@@ -516,6 +320,9 @@ class SharedRoom(Room):
         if source is None:
             self._note_ended(number)
             return
+        if self.is_awaited(source):
+            self._leaving[number] = (reason, peer)
+            return
         why = SourceLeftReason(reason) if reason in list(SourceLeftReason) else None
         if source.owner is not None:
             if why is not SourceLeftReason.REVOKED:
@@ -523,6 +330,14 @@ class SharedRoom(Room):
             revoked = PushRevoked(room=self.number, source=number, reason=RevokedReason.REVOKED)
             source.owner.outbox.put_control(encode(revoked), now)
         self.end_for_all(source, why or SourceLeftReason.CONNECTION_LOST, now)
+
+    def mind_move(self, now: float) -> None:
+        super().mind_move(now)
+        for number, (reason, peer) in list(self._leaving.items()):
+            source = self.sources.get(number)
+            if source is None or not self.is_awaited(source):
+                del self._leaving[number]
+                self.end_far_source(number, reason, peer, now)
 
     def _note_ended(self, number: int) -> None:
         self._ended[number] = None

@@ -10,6 +10,7 @@ import math
 import random
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from typing import Final
 
 import attrs
 import trio
@@ -66,6 +67,10 @@ class ClusterSettings:
     link_address: str = ""
 
 
+#: Longer than an old parent is waited for.
+_HAND_OVER_S: Final = 4.0
+
+
 @attrs.define(eq=False)
 class Node:
     """A running node of a cluster."""
@@ -81,8 +86,11 @@ class Node:
             _log.warning("could not withdraw", error=str(error))
             return
         # The others need a moment to take over what this node still serves.
-        with trio.move_on_after(1):
-            while self.cluster.me in self.cluster.membership.placement.weights:  # noqa: ASYNC110
+        with trio.move_on_after(_HAND_OVER_S):
+            while (  # noqa: ASYNC110
+                self.cluster.me in self.cluster.membership.placement.weights
+                or self.cluster.is_bridge
+            ):
                 await trio.sleep(0.02)
 
     def refuge(self, scheme: str) -> str:

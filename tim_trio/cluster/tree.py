@@ -14,7 +14,10 @@ The rules:
   cannot last.
 * Where all better-ranked nodes are out of reach a node is the root at once,
   and then asks the worse-ranked ones for a way around.
-* A new parent is taken before the old one is left.
+* A new parent is taken before the old one is left, and in a live room we stay the
+  old one's child until frames need that way no more: until we have what the new
+  parent had when it took us, and the old one is in the same tree, as its path
+  tells, which it has joined with all it had by then.
 * A node with `fanout` children sends further ones on to one of them.
 
 Source: protocol.md, section 12; docs/cluster.md, "The tree".
@@ -29,68 +32,24 @@ from typing import Final
 import attrs
 
 from tim_trio.cluster.placement import RANKED, node_seed, score
+from tim_trio.cluster.tree_words import (
+    Accept,
+    Action,
+    Ask,
+    Invite,
+    Leave,
+    Overlap,
+    Path,
+    Redirect,
+    Refuse,
+    TellPath,
+)
 
-Path = tuple[str, ...]
 #: A path this long is a mistake: a tree of 64 children each is three deep.
 MAX_HOPS: Final = 16
 _MAX_REDIRECTS: Final = 8
 
 
-@attrs.frozen
-class Ask:
-    """Ask a node to be our parent. ``waiting``: us, and who waits for our answer."""
-
-    peer: str
-    waiting: Path
-
-
-@attrs.frozen
-class Leave:
-    """Be a node's child no longer."""
-
-    peer: str
-
-
-@attrs.frozen
-class Accept:
-    """Answer an ask: you are our child, and this is our path."""
-
-    peer: str
-    path: Path
-
-
-@attrs.frozen
-class Refuse:
-    """Answer an ask: there is no path here for you."""
-
-    peer: str
-
-
-@attrs.frozen
-class Redirect:
-    """Answer an ask: we have children enough, ask this one."""
-
-    peer: str
-    to: str
-
-
-@attrs.frozen
-class TellPath:
-    """Tell a child our new path."""
-
-    peer: str
-    path: Path
-
-
-@attrs.frozen
-class Invite:
-    """Ask a node to be our child and hold the room warm, or not any longer."""
-
-    peer: str
-    warm: bool
-
-
-Action = Ask | Leave | Accept | Refuse | Redirect | TellPath | Invite
 #: How good a place in the tree is: the root's rank, hops to it, the parent's rank.
 _Value = tuple[tuple[int, str], int, tuple[int, str]]
 
@@ -106,6 +65,10 @@ class Tree:
         warm: we are the second, and were invited.
         parent: None for a root, and for who is still looking.
         is_root: also of an island, where nobody better can be reached.
+        overlaps: an old parent is left only when it is not needed (live rooms only).
+        children: each with its path where that leads elsewhere by now.
+        leaving: old parents whose child we still are, and their paths.
+        is_behind: until `caught_up`, after a new parent has taken us.
     """
 
     me: str
@@ -117,7 +80,10 @@ class Tree:
     warm: bool = False
     parent: str | None = None
     is_root: bool = False
-    children: dict[str, None] = attrs.field(factory=dict)
+    overlaps: bool = True
+    children: dict[str, Path] = attrs.field(factory=dict)
+    leaving: dict[str, Path] = attrs.field(factory=dict)
+    is_behind: bool = False
     _parent_path: Path = ()
     # Who asked us, and who waits for that, until we know what to answer.
     _askers: dict[str, Path] = attrs.field(factory=dict)
@@ -134,7 +100,8 @@ class Tree:
     _full: set[str] = attrs.field(factory=set)
     _down: set[str] = attrs.field(factory=set)
     _invited: str | None = None
-    _told: Path = ()
+    # What each child knows of our path.
+    _told: dict[str, Path] = attrs.field(factory=dict)
     _ranks: dict[str, int] = attrs.field(factory=dict)
     _actions: list[Action] = attrs.field(factory=list)
 
@@ -157,6 +124,8 @@ class Tree:
             self.wanted
             or self.warm
             or bool(self._askers)
+            # We are the bridge between an old parent and the new one.
+            or bool(self.leaving)
             or any(child != self._invited for child in self.children)
         )
 
@@ -211,6 +180,8 @@ class Tree:
         self._stale.pop(peer, None)
         self._askers.pop(peer, None)
         self.children.pop(peer, None)
+        self._told.pop(peer, None)
+        self.leaving.pop(peer, None)
         if self._invited == peer:
             self._invited = None
         if self.parent == peer:
@@ -231,7 +202,11 @@ class Tree:
     def asked(self, peer: str, waiting: Path) -> None:
         """A node wants to be our child."""
         was_active = self.is_active
+        elsewhere = self.children.get(peer)
         self._forget_child(peer)
+        if elsewhere:
+            # It stays with us until it leaves, whatever we answer.
+            self.children[peer] = elsewhere
         if self.me in waiting or self._asked in waiting[1:]:
             self._actions.append(Refuse(peer))
             return
@@ -250,6 +225,7 @@ class Tree:
 
     def _forget_child(self, peer: str) -> None:
         self.children.pop(peer, None)
+        self._told.pop(peer, None)
         if self._askers.pop(peer, None) is not None:
             # Every question has one answer, in order: so both sides know
             # which answer is to which.
@@ -261,15 +237,45 @@ class Tree:
             return  # it has been told already that we left
         usable = self.me not in path and len(path) < MAX_HOPS
         if usable and self.is_active and self._value(path) < self._current():
-            before = self.parent
+            before, before_path = self.parent, self._parent_path
+            self.leaving.pop(peer, None)
             self.parent = peer
             self._parent_path = path
             self._was_sent_on = peer in self._sent_on
             self.is_root = False
+            self.is_behind = True
             if before is not None and before != peer:
-                self._actions.append(Leave(before))
+                self._outgrow(before, before_path)
+        elif peer in self.leaving:
+            self.leaving[peer] = path
         elif peer != self.parent:
-            self._actions.append(Leave(peer))
+            self._leave(peer)
+        self._look()
+
+    def _outgrow(self, peer: str, path: Path) -> None:
+        """We have a better place than with our parent, which is one no longer."""
+        if self.overlaps:
+            self.leaving[peer] = path
+            self._actions.append(Overlap(peer, self.path))
+        else:
+            self._leave(peer)
+
+    def _leave(self, peer: str) -> None:
+        self.leaving.pop(peer, None)
+        self._actions.append(Leave(peer))
+
+    def caught_up(self) -> None:
+        """What the new parent had when it took us has come, by it or by an old one."""
+        self.is_behind = False
+        self._look()
+
+    def part(self) -> None:
+        """Wait for old parents no longer."""
+        for peer in list(self.leaving):
+            if peer == self._asked:
+                # It may accept us before it hears that we leave.
+                self._abandon()
+            self._leave(peer)
         self._look()
 
     def refused(self, peer: str) -> None:
@@ -286,7 +292,8 @@ class Tree:
     def _abandon(self) -> None:
         if self._asked is not None:
             self._stale[self._asked] += 1
-            self._actions.append(Leave(self._asked))
+            if self._asked not in self.leaving:
+                self._leave(self._asked)
             self._asked = None
 
     def redirected(self, peer: str, to: str) -> None:
@@ -301,11 +308,18 @@ class Tree:
         self._look()
 
     def path_changed(self, peer: str, path: Path) -> None:
-        """Our parent has another path to the root."""
+        """Our parent has another path to the root; or an old one has, or a child that leaves."""
+        if peer in self.leaving:
+            self.leaving[peer] = path
+        elif peer in self.children and peer != self.parent:
+            # It is not below us any more, and may lead to a better root.
+            self.children[peer] = () if self.me in path else path
+            self._tried.difference_update(path)
         if peer != self.parent:
+            self._look()
             return
         if not path or self.me in path or len(path) >= MAX_HOPS:
-            self._actions.append(Leave(peer))
+            self._leave(peer)
             self._lose_parent()
         else:
             self._parent_path = path
@@ -344,7 +358,7 @@ class Tree:
         for name in (*self._sent_on, *among):
             if name in (self.me, self.parent) or name in self._down or name in self._full:
                 continue
-            if name in waiting or name in self.children:
+            if name in waiting or self._is_below(name):
                 continue
             hops = 1 if self._ranks.get(name) == 0 else 2
             if (best_root, hops) < (root, hops_now) and name not in found:
@@ -365,6 +379,18 @@ class Tree:
         self._answer()
         self._tell_children()
         self._keep_warm()
+        self._finish_moves()
+
+    def _finish_moves(self) -> None:
+        path = self.path
+        if path and not self.is_behind:
+            for peer, theirs in list(self.leaving.items()):
+                if theirs and theirs[-1] == path[-1] and peer != self._asked:
+                    self._leave(peer)
+
+    def _is_below(self, name: str) -> bool:
+        """Whether a node's path leads over us, as far as we know."""
+        return self.children.get(name) == ()
 
     def _ask_next(self) -> None:
         better_left = False
@@ -389,11 +415,13 @@ class Tree:
             self._be_root()
 
     def _be_root(self) -> None:
-        if self.parent is not None:
-            self._actions.append(Leave(self.parent))
-            self.parent = None
-            self._parent_path = ()
+        before, before_path = self.parent, self._parent_path
+        self.parent = None
+        self._parent_path = ()
         self.is_root = True
+        if before is not None:
+            self.is_behind = True
+            self._outgrow(before, before_path)
         if self.ranking[:1] == (self.me,):
             self._abandon()
 
@@ -425,27 +453,29 @@ class Tree:
                 continue  # of no use to somebody who waits; we may find a better root yet
             elif root > self._rank(peer):
                 self._actions.append(Refuse(peer))
-            elif len(self.children) >= self.fanout and peer not in self._ranks:
-                self._actions.append(Redirect(peer, self._child_for(peer)))
+            elif len(below := self._below()) >= self.fanout and peer not in self._ranks:
+                # By hash, so that all are used.
+                key = score(self.room, node_seed(peer))
+                to = max(below, key=lambda child: score(key, node_seed(child)))
+                self._actions.append(Redirect(peer, to))
             else:
-                self.children[peer] = None
+                self.children[peer] = ()
+                self._told[peer] = path
                 self._actions.append(Accept(peer, path))
             del self._askers[peer]
         if not self.is_active:
             self._dissolve()
 
-    def _child_for(self, peer: str) -> str:
-        """Return the child that takes a further one: by hash, so that all are used."""
-        key = score(self.room, node_seed(peer))
-        return max(self.children, key=lambda child: score(key, node_seed(child)))
+    def _below(self) -> list[str]:
+        return [child for child, path in self.children.items() if not path]
 
     def _tell_children(self) -> None:
-        if self.path and self.path != self._told:
-            fresh = {action.peer for action in self._actions if isinstance(action, Accept)}
-            for child in self.children:
-                if child not in fresh:
-                    self._actions.append(TellPath(child, self.path))
-            self._told = self.path
+        path = self.path
+        for child, elsewhere in self.children.items() if path else ():
+            # To one that leaves it says that all we had can come another way.
+            if self._told.get(child) != path and not (elsewhere and self.is_behind):
+                self._told[child] = path
+                self._actions.append(TellPath(child, path))
 
     def _keep_warm(self) -> None:
         second = self.ranking[1] if len(self.ranking) > 1 else None
@@ -465,11 +495,11 @@ class Tree:
             self._actions.append(Invite(self._invited, False))
             self._invited = None
         if self.parent is not None:
-            self._actions.append(Leave(self.parent))
+            self._leave(self.parent)
         self._abandon()
         self.parent = None
         self._parent_path = ()
-        self._told = ()
+        self._told.clear()
         self.is_root = False
         self._tried.clear()
         self._full.clear()

@@ -15,12 +15,13 @@ from tim_trio.cluster.link import NodeLink
 from tim_trio.cluster.links import Links
 from tim_trio.cluster.membership import Membership
 from tim_trio.cluster.room import SharedRoom
-from tim_trio.cluster.tree import (
+from tim_trio.cluster.tree_words import (
     Accept,
     Action,
     Ask,
     Invite,
     Leave,
+    Overlap,
     Redirect,
     Refuse,
     TellPath,
@@ -70,13 +71,19 @@ class TreeActions:
                 self._answer_question(room, peer, Code.PATH_LOST, now)
             case Redirect(peer, to):
                 self._redirect(room, peer, to, now)
+            case Overlap(peer, path):
+                room.begin_move(now)
+                self._tell_path(room, peer, path, now)
             case TellPath(peer, path):
-                link = self.links.get(peer)
-                if link is not None:
-                    link.tell(LinkPath(room=room.number, path=list(path)), now)
+                self._tell_path(room, peer, path, now)
             case Invite(peer, warm):
                 invitation = LinkInvite(room=room.number, warm=warm)
                 self.links.with_link(peer, functools.partial(_tell, invitation))
+
+    def _tell_path(self, room: SharedRoom, peer: str, path: tuple[str, ...], now: float) -> None:
+        link = self.links.get(peer)
+        if link is not None:
+            link.tell(LinkPath(room=room.number, path=list(path)), now)
 
     def _ask(self, room: SharedRoom, peer: str, waiting: tuple[str, ...], now: float) -> None:
         room.ask_until = now + _ASK_S
@@ -126,12 +133,17 @@ class TreeActions:
         """A node is our parent now: take what it has, and give it what we have."""
         bond = room.bond(link.peer, link.member, 0, now)
         bond.as_parent = True
+        bond.since = now
+        room.begin_move(now)
+        for info in answer.sources:
+            room.catch_up(info.source, info.tracks)
         for info in answer.sources:
             for track in info.tracks:
                 bond.skipped_to[info.source, track.track] = track.last_seq
         room.adopt(answer.sources, link.peer, now)
         room.open_bond(bond, answer.sources, now)
         room.told_up = -1
+        room.mind_move(now)
 
         def caught_up(pong: object) -> None:
             if pong is not None and room.tree.parent == link.peer:
@@ -145,7 +157,7 @@ class TreeActions:
         if bond is not None:
             bond.as_parent = False
             if not bond.as_child:
-                room.unbond(peer)
+                room.unbond(peer, now)
         if self.links.is_near(peer):
             leave = Unsubscribe(room=room.number)
             self.links.with_link(peer, functools.partial(_ask_in_passing, leave))
@@ -165,6 +177,7 @@ class TreeActions:
         link.tell(answer, now, questions.pop(0))
         bond = room.bond(peer, link.member, 0, now)
         bond.as_child = True
+        bond.since = now
         room.open_bond(bond, (), now)
         room.told_down = -1
 
