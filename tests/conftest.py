@@ -25,13 +25,21 @@ _ALONE = {
     *("browser", "e2e", "soak", "test_storms.py"),
     *("test_cut_off.py", "test_failover.py", "test_without_etcd.py"),
 }
+#: Each test of these starts programs or a cluster, so that `make check` leaves them out.
+_SLOW = {
+    *("test_across.py", "test_cluster.py", "test_link_tls.py", "test_membership.py"),
+    *("test_app.py", "test_cli_account.py", "test_plain_client.py", "test_postgresql.py"),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
-        if not _ALONE.isdisjoint(item.path.relative_to(here).parts):
+        parts = item.path.relative_to(here).parts
+        if not _ALONE.isdisjoint(parts):
             item.add_marker(pytest.mark.alone)
+        if not _SLOW.isdisjoint(parts):
+            item.add_marker(pytest.mark.slow)
 
 
 # No deadline: the machine may be busy, and nothing here asserts a speed.

@@ -110,6 +110,7 @@ async def closed_with(client: Client) -> str:
     return code_label(caught.value.code)
 
 
+@pytest.mark.slow
 async def test_contacts_blocks_and_policies_hold_at_every_node(three: Cloud) -> None:
     async with contextlib.AsyncExitStack() as stack:
         alice = await enter(stack, three["a"], "alice")

@@ -167,6 +167,7 @@ async def test_a_crowd_that_never_speaks() -> None:
         assert await (await running.connect("late")).is_served()
 
 
+@pytest.mark.slow
 async def test_floods_of_requests_with_bystanders() -> None:
     limits = Limits(commands_per_s=50, command_burst=50, max_slowed_s=0, max_refused_commands=100)
     async with running_server(limits) as running, bystanders(running):
@@ -181,6 +182,7 @@ async def test_floods_of_requests_with_bystanders() -> None:
             assert {error.code for error in errors} == {Code.RATE_LIMITED}
 
 
+@pytest.mark.slow
 async def test_a_flood_of_frames_that_are_ignored() -> None:
     """One-way frames of unknown types and answers cost nothing and close nothing."""
     async with running_server(_QUICK) as running, bystanders(running):
