@@ -18,8 +18,9 @@ from typing import Final
 import outcome
 import trio
 
-#: What may be done between two looks, in requests: half a millisecond to a whole one.
-_UNITS: Final = 8
+#: What may be done between two looks, in requests: one or two milliseconds. With a
+#: third of that 2,000 who come within a second wait for looks, not for the processor.
+_UNITS: Final = 24
 #: As long as there is little to do nobody has to wait for a look.
 _SLICE_S: Final = 0.002
 
@@ -27,7 +28,7 @@ _SLICE_S: Final = 0.002
 REQUEST: Final = 1
 BEGINNING: Final = 2
 ENDING: Final = 2
-HANDSHAKE_STEP: Final = 2
+HANDSHAKE_STEP: Final = 6
 
 
 class _Waiting:
