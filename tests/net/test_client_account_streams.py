@@ -10,9 +10,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import tim_trio
 from tests.net.running import running_server
+from tests.net.scripted_network import connected, lose
 from tests.net.scripted_server import client_and_server
 from tests.net.test_client import client
-from tests.net.test_client_reconnect import connected, lose
 from tim_trio.errors import Code
 from tim_trio.net.client import AccountStreams, Bounds
 from tim_trio.protocol import messages

@@ -16,8 +16,8 @@ from trio.testing import MockClock
 import tim_trio
 from tests.accounts.cheap import CHEAP, cheap_hasher
 from tests.net.running import Running, eventually, running_server
+from tests.net.scripted_network import Network, close
 from tests.net.scripted_server import WELCOME
-from tests.net.test_client_reconnect import Network, close
 from tim_trio.accounts.authenticator import Registration, StoreAuthenticator
 from tim_trio.accounts.store import AccountState, Store, default_database_url
 from tim_trio.accounts.tokens import KeyFile, TokenAuthenticator, make_token

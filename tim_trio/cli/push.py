@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -203,23 +204,14 @@ def _open(path: str) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         os.read(fd, 0)  # a directory opens, and fails here
     except FileNotFoundError as error:
-        hint = (
-            ""
-            if not _is_room_id(path)
-            else ("; to push into a room, give ROOM and SOURCE: a file, or - for standard input")
-        )
-        raise click.ClickException(f"cannot read {path}: {error.strerror}{hint}") from error
+        reason = f"cannot read {path}: {error.strerror}"
+        with contextlib.suppress(ValueError):
+            parse_room_id(path)
+            reason += "; to push into a room, give ROOM and SOURCE: a file, or - for standard input"
+        raise click.ClickException(reason) from error
     except OSError as error:
         raise click.ClickException(f"cannot read {path}: {error.strerror}") from error
     return fd
-
-
-def _is_room_id(text: str) -> bool:
-    try:
-        parse_room_id(text)
-    except ValueError:
-        return False
-    return True
 
 
 async def _push(

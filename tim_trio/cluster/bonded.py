@@ -103,6 +103,7 @@ class BondedRoom(Room):
         bond = self.bonds.pop(peer, None)
         if bond is not None:
             Room.unsubscribe(self, bond.member)
+            self._came_by = {track: by for track, by in self._came_by.items() if by is not bond}
             for waiting in list(self._ahead.waiting.values()):
                 self._go_on(waiting.source, waiting.track, now)
 
@@ -393,23 +394,8 @@ class BondedRoom(Room):
     def _miss(
         self, source: Source, track: Track, last_seq: int, reason: GapReason, now: float
     ) -> None:
-        """Announce that a track goes on behind ``last_seq``."""
-        track.cache.drop()
-        source.changed()
-        gap = encode(
-            Gap(
-                room=self.number,
-                source=source.number,
-                track=track.number,
-                first_seq=track.next_seq,
-                last_seq=last_seq,
-                reason=reason,
-            )
-        )
-        for subscription in self._audience:
-            if track not in subscription.lagging:
-                subscription.count_gap()
-                subscription.outbox.put_control(gap, now)
+        """Take frames for lost, up to ``last_seq``."""
+        self._announce_gap(source, track, last_seq, reason, now)
         track.next_seq = last_seq + 1
         track.expected = None
 

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 #: Ended sources remembered, so that late word of one does not bring it back.
 _ENDED_KEPT: Final = 4096
-_SEQ_FIELD: Final = 7
 
 
 def _placeholder(number: int) -> bytes:

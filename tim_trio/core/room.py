@@ -175,7 +175,9 @@ class Room:
                 return 0
             fresh = checked
             if fresh.first_seq > track.next_seq:
-                self._announce_skip(source, track, fresh.first_seq, now)
+                # The publisher left it out, at a takeover.
+                self.flush(now)
+                self._announce_gap(source, track, fresh.first_seq - 1, GapReason.SKIPPED, now)
         else:
             track.expected = run.last_seq + 1
         pace = source.pace
@@ -258,9 +260,10 @@ class Room:
             self._gathered_bytes = 0
             self._audience.send(b"".join([run.data for run, _ in parts]), parts, now)
 
-    def _announce_skip(self, source: Source, track: Track, first_seq: int, now: float) -> None:
-        """Tell subscribers what a publisher left out at a takeover."""
-        self.flush(now)
+    def _announce_gap(
+        self, source: Source, track: Track, last_seq: int, reason: GapReason, now: float
+    ) -> None:
+        """Tell subscribers that a track goes on behind ``last_seq``."""
         track.cache.drop()
         source.changed()
         gap = encode(
@@ -269,8 +272,8 @@ class Room:
                 source=source.number,
                 track=track.number,
                 first_seq=track.next_seq,
-                last_seq=first_seq - 1,
-                reason=GapReason.SKIPPED,
+                last_seq=last_seq,
+                reason=reason,
             )
         )
         for subscription in self._audience:
