@@ -52,7 +52,7 @@ test: debian-test $(VENV)/.installed-dev $(NODE_MODULES)/.installed ## everythin
 	$(PYTHON) -m coverage report
 	$(PYTHON) -m coverage report --include='tim_trio/protocol/*,tim_trio/core/*' --fail-under=100
 
-check: debian-check $(VENV)/.installed-dev ## the part of `make test` that takes less than a minute
+check: debian-check $(VENV)/.installed-dev ## the part of `make test` that takes less than two minutes
 	@$(MAKE) --no-print-directory lint
 	$(PYTHON) -m pytest -m "not slow and not soak" $(SIDE_BY_SIDE) --hypothesis-profile=quick $(PYTEST_ARGS)
 
