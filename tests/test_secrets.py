@@ -45,6 +45,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 #: Every process that is started here lives for longer.
 _TITLES_INTERVAL_S: Final = 0.05
+_DEADLINE_S: Final = 30.0
 
 
 def new_secret() -> str:
@@ -118,6 +119,11 @@ def test_the_witness_finds_what_there_is() -> None:
     assert Witness([("log", b"nothing")], witness.secrets).found() == []
     argument = f"import time; time.sleep(60) # {secret.decode()}"
     with subprocess.Popen([*COMMAND[:1], "-c", argument]) as process:
+        # The kernel runs a program a moment before it shows the arguments.
+        title = Path(f"/proc/{process.pid}/cmdline")
+        until = time.monotonic() + _DEADLINE_S
+        while secret not in title.read_bytes() and time.monotonic() < until:
+            time.sleep(0.001)
         witness.look_at_titles()
         process.kill()
     assert witness.found() == ["password in process title"]
