@@ -75,6 +75,18 @@ def test_overdrawing_has_to_be_waited_for() -> None:
     assert allowance.charge(1, 1e6) == pytest.approx(0.1)
 
 
+def test_what_is_covered_costs_no_wait() -> None:
+    allowance = Allowance(rate=10, burst=20)
+    assert allowance.covers(20, 0.0)
+    assert not allowance.covers(21, 0.0)
+    allowance.charge(20, 0.0)
+    assert not allowance.covers(5, 0.4)
+    assert allowance.covers(5, 0.5)
+    assert allowance.covers(20, 1e6)
+    assert not allowance.covers(21, 1e6)
+    assert allowance.charge(5, 0.5) == 0.0  # looking has taken nothing
+
+
 def test_what_was_not_done_is_given_back() -> None:
     allowance = Allowance(rate=1, burst=1)
     assert allowance.charge(3, 0.0) == 2.0

@@ -33,6 +33,7 @@ from tim_trio.core.node import Node
 from tim_trio.core.session import AGENT, PeerClosed, Session, new_decoder
 from tim_trio.errors import Code, RemoteProtocolError, is_retryable
 from tim_trio.limits import Limits
+from tim_trio.protocol.decoder import ControlFrame
 from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, VERSION
 from tim_trio.protocol.messages import (
     AskToPush,
@@ -548,6 +549,35 @@ async def test_unreadable_fields_are_a_bad_request_and_the_connection_lives(alic
         (answer,) = of_kind(Error, alice.peer.new())
         assert (answer.request_type, answer.code) == (type_of(Subscribe), Code.BAD_REQUEST)
     assert await alice.ask(Ping(stamp=1)) == Pong(stamp=1)
+
+
+async def test_credit_alone_needs_no_task(manager: RoomManager, alice: Caller, bob: Caller) -> None:
+    register = RegisterRoom(mode=RoomMode.RELIABLE, gather_ms=0, idle_timeout_s=0)
+    answer = await alice.get(RegisterRoomAnswer, register)
+    await bob.ask(Subscribe(room=answer.room, start=StartFrom.LIVE, credit=0))
+    source = (await alice.publish(answer.room)).source
+    room = manager.rooms[answer.room]
+    (subscription,) = (each for _, each in room.subscribers())
+    pace = room.sources[source].pace
+    assert pace is not None
+
+    def send(data: bytes) -> bool:
+        (frame,) = bob.session.decoder.feed(data)
+        assert isinstance(frame, ControlFrame)
+        return bob.session.receive_at_once(frame, 0.0)
+
+    assert send(encode(Credit(room=answer.room, source=source, limit=2**30)))
+    assert pace.flow(subscription).granted == 2**30
+    assert not send(control_bytes(type_of(Credit), b"unreadable"))
+    assert not send(encode(Ping(stamp=1), 1))
+    assert not any(isinstance(each, Error) for each in bob.peer.new())
+
+
+async def test_credit_of_nobody_waits_for_the_task_that_refuses_it(manager: RoomManager) -> None:
+    stranger = Caller(manager)
+    await stranger.get(Welcome, HELLO)
+    credit = ControlFrame(type_of(Credit), 0, b"")
+    assert not stranger.session.receive_at_once(credit, 0.0)
 
 
 async def test_credit_is_taken_without_a_word(alice: Caller) -> None:

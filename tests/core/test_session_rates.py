@@ -7,12 +7,14 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.core.builders import KEY, make_manager
+from tests.core.builders import KEY, ROOM, make_manager
 from tests.core.test_session import REGISTER, Caller, closes_with
 from tim_trio.errors import Code
+from tim_trio.protocol.decoder import ControlFrame
 from tim_trio.protocol.messages import (
     AccountSend,
     AccountSendAnswer,
+    Credit,
     Error,
     Ping,
     Pong,
@@ -44,6 +46,19 @@ async def test_requests_over_the_rate_are_slowed_down_first(autojump_clock: Mock
     await trio.sleep(60)
     for _ in range(4):
         await alice.get(Pong, Ping(stamp=0), trio.current_time())
+
+
+async def test_credit_over_the_rate_is_left_to_the_task_which_waits(
+    autojump_clock: MockClock,
+) -> None:
+    bob = await Caller(make_manager(commands_per_s=2.0, command_burst=3)).enter("bob")
+    credit = Credit(room=ROOM, source=1, limit=1)
+    (frame,) = bob.session.decoder.feed(encode(credit))
+    assert isinstance(frame, ControlFrame)
+    began = trio.current_time()
+    assert [bob.session.receive_at_once(frame, began) for _ in range(3)] == [True, True, False]
+    await bob.send(encode(credit), began)
+    assert trio.current_time() - began == pytest.approx(0.5)
 
 
 async def test_requests_of_one_address_share_a_rate(autojump_clock: MockClock) -> None:

@@ -30,6 +30,23 @@ def test_a_command_over_the_rate_waits_for_its_turn() -> None:
     assert throttle.charge_command(0.1) == pytest.approx(0.1)
 
 
+def test_what_would_wait_is_not_counted_where_nobody_can() -> None:
+    throttle = make(commands_per_s=10, command_burst=1)
+    assert throttle.charge_command_at_once(0.0)
+    assert not throttle.charge_command_at_once(0.05)
+    assert throttle.charge_command_at_once(0.1)
+
+
+def test_what_others_of_its_address_have_used_up_is_not_there_at_once() -> None:
+    node = Node(limits(commands_per_s_per_address=10))
+    shared = address_commands(node.limits)
+    first, second = Throttle(node, shared), Throttle(node, shared)
+    while shared.covers(1, 0.0):
+        assert first.charge_command_at_once(0.0)
+    assert not second.charge_command_at_once(0.0)
+    assert second.charge_command_at_once(0.1)
+
+
 def test_after_too_many_waits_commands_are_refused_and_then_are_a_flood() -> None:
     throttle = make(commands_per_s=1, command_burst=1, max_slowed_s=2, max_refused_commands=2)
     now = 0.0

@@ -81,6 +81,12 @@ class Allowance:
             return 0.0
         return -self._level / self.rate if self.rate else math.inf
 
+    def covers(self, amount: float, now: float) -> bool:
+        """Say whether `charge` would return 0."""
+        since = self._filled_at
+        gained = 0.0 if since is None else (now - since) * self.rate
+        return min(self.burst, self._level + gained) >= amount
+
     def refund(self, amount: float) -> None:
         """Take back a charge for what was not done after all."""
         self._level += amount

@@ -72,6 +72,7 @@ _FIRST_ANSWER: Final = 0x80
 _LAST_ANSWER: Final = 0xBF
 _CLOSE: Final = type_of(Close)
 _HELLO: Final = type_of(Hello)
+_CREDIT: Final = type_of(Credit)
 #: What needs no request_id. Only a mistake in it is answered.
 _ONE_WAY: Final = frozenset(
     type_of(message)
@@ -190,6 +191,25 @@ class Session:
                 manager.node, manager.address_rates.of(network_of(self.address), now)
             )
         return self._throttle
+
+    def receive_at_once(self, frame: ControlFrame, now: float) -> bool:
+        """Carry out a subscriber's CREDIT; False for all else, which is for `receive_control`.
+
+        It never waits and is hardly ever answered. To wake a task for it would be
+        several times the work, and a file's receiver sends hundreds a second.
+        """
+        member = self.member
+        if frame.type != _CREDIT or member is None:
+            return False
+        try:
+            credit = decode(frame.type, frame.fields)
+        except UnreadableFields:
+            return False
+        assert isinstance(credit, Credit)
+        if not self._rates(now).charge_command_at_once(now):
+            return False
+        self.manager.credit(member, credit.room, credit.source, credit.limit)
+        return True
 
     async def receive_control(self, frame: ControlFrame, now: float) -> None:
         """Carry out a control frame and answer it.

@@ -123,6 +123,14 @@ class Throttle:
             wait_s = max(wait_s, shared_s)
         return self._pause(wait_s)
 
+    def charge_command_at_once(self, now: float) -> bool:
+        """Count a request if nothing has to be waited for; else do nothing, return False."""
+        if self._commands.covers(1, now) and self._of_address.covers(1, now):
+            self._commands.charge(1, now)
+            self._of_address.charge(1, now)
+            return True
+        return False
+
     def charge_messages(self, size: int, now: float) -> float:
         """Count bytes to accounts, as `charge_command` does requests."""
         assert self._account is not None

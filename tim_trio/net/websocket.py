@@ -37,6 +37,7 @@ from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.limits import Limits
 from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.connection import (
+    CONTROL_WORK,
     DELIVERIES_IN_A_ROW,
     ENDED,
     FIRST_READ_BYTES,
@@ -340,10 +341,15 @@ class WebSocketConnection(TcpConnection):
             self._read_bytes = _READ_BYTES if is_stream else FIRST_READ_BYTES
         work = 0
         for done, item in enumerate(items):
-            if not isinstance(item, Run) or work > DELIVERIES_IN_A_ROW:
+            if work > DELIVERIES_IN_A_ROW:
                 return Arrival(items[done:], offence, has_ended, self._has_more)
             try:
-                work += self.session.receive_run(item, now)
+                if isinstance(item, Run):
+                    work += self.session.receive_run(item, now)
+                elif self.session.receive_at_once(item, now):
+                    work += CONTROL_WORK
+                else:
+                    return Arrival(items[done:], offence, has_ended, self._has_more)
             except Exception as failure:
                 return Arrival(error=failure)
             if self._outbox.closed:

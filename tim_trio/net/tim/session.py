@@ -278,6 +278,9 @@ class TimSession(Session):
 
     # Everything else
 
+    def receive_at_once(self, frame: ControlFrame, now: float) -> bool:
+        return False  # there is no credit in packets
+
     async def receive_control(self, frame: ControlFrame, now: float) -> None:
         """Carry out a packet, ``frame.fields``, and answer it.
 
