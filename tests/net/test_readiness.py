@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.net.running import eventually
 from tim_trio.net import readiness as module
-from tim_trio.net.readiness import ReadinessLoop
+from tim_trio.net.readiness import ReadinessLoop, Rest
 
 
 @asynccontextmanager
@@ -216,3 +217,95 @@ async def test_many_senders_share_a_look(senders: int) -> None:
         for ours, theirs in pairs:
             ours.close()
             theirs.close()
+
+
+async def test_where_much_comes_it_may_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that rests is looked at in a moment, and at once again when less has come."""
+    monkeypatch.setattr(module, "_REST_S", 0.05)
+    monkeypatch.setattr(module, "_WORTH_A_REST_S", 10.0)  # the machine may be busy
+    ours, theirs = pair()
+    with ours, theirs:
+        looks: list[tuple[float, int]] = []
+
+        def receive(now: float) -> Rest | str | None:
+            try:
+                data = ours.recv(1000)
+            except BlockingIOError:
+                data = b""
+            looks.append((now, len(data)))
+            if data == b"wake up":
+                return "woken"
+            return Rest.A_MOMENT if len(data) >= 100 else None
+
+        def has_read(total: int) -> bool:
+            return sum(size for _, size in looks) == total
+
+        async with running() as loop, trio.open_nursery() as nursery:
+            results: list[str] = []
+
+            async def wait() -> None:
+                results.append(await loop.wait(ours.fileno(), receive))
+
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            for count in range(1, 4):
+                theirs.send(bytes(100))
+                await eventually(functools.partial(has_read, 100 * count), "it is read")
+            for earlier, later in itertools.pairwise(now for now, _ in looks):
+                assert later - earlier >= 0.05
+            # Nothing has come meanwhile: the next is read when it comes.
+            await eventually(lambda: looks[-1][1] == 0, "the last look")
+            monkeypatch.setattr(module, "_REST_S", 1000.0)
+            theirs.send(b"x")
+            await eventually(functools.partial(has_read, 301), "it is read at once")
+            theirs.send(b"wake up")
+            await eventually(lambda: results == ["woken"], "the task wakes up")
+
+
+async def test_who_rests_is_woken_by_a_close_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REST_S", 0.01)
+    monkeypatch.setattr(module, "_WORTH_A_REST_S", 10.0)
+    ours, theirs = pair()
+    with ours, theirs:
+        looks = 0
+
+        def receive(now: float) -> Rest | str | None:
+            nonlocal looks
+            looks += 1
+            return Rest.A_MOMENT
+
+        async with running() as loop, trio.open_nursery() as nursery:
+
+            async def close() -> None:
+                await eventually(lambda: looks > 1, "it rests")
+                loop.close(ours.fileno())
+
+            nursery.start_soon(close)
+            theirs.send(b"x")
+            with pytest.raises(trio.ClosedResourceError):
+                await loop.wait(ours.fileno(), receive)
+            before = looks
+            await trio.sleep(0.05)
+            assert looks == before
+
+
+async def test_who_takes_long_does_not_rest_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REST_S", 1000.0)
+    monkeypatch.setattr(module, "_WORTH_A_REST_S", 0.0)
+    ours, theirs = pair()
+    with ours, theirs:
+        got = bytearray()
+
+        def receive(now: float) -> Rest | str | None:
+            got.extend(ours.recv(100))
+            return Rest.A_MOMENT
+
+        def has_got(count: int) -> bool:
+            return len(got) == count
+
+        async with running() as loop, trio.open_nursery() as nursery:
+            nursery.start_soon(loop.wait, ours.fileno(), receive)
+            for count in range(1, 4):
+                theirs.send(b"x")
+                await eventually(functools.partial(has_got, count), "it is read")
+            nursery.cancel_scope.cancel()

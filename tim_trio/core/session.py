@@ -101,6 +101,7 @@ class Session:
         link: set once a node has said LINK.
         pause_s: so long nothing is to be read, for a rate: the owner calls
             `pause` before it reads on, and before it hands over more.
+        is_paced: its newest frames are for a reliable room.
         take_turn: waits until others have had theirs; set by the owner.
     """
 
@@ -123,6 +124,7 @@ class Session:
     _said_bye: bool = False
     _over: bool = False
     pause_s: float = 0.0
+    is_paced: bool = False
     take_turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     #: Of stream frames, that may come before their rate is looked at.
     _unchecked_bytes: int = 0
@@ -152,6 +154,7 @@ class Session:
         else:
             room, source = held
             work, is_live = 1 + room.push(source, run, now), source.pace is None
+            self.is_paced = not is_live
         self._unchecked_bytes -= len(run.data)
         if self._unchecked_bytes < 0:
             self._check_stream_rate(now, is_live=is_live)

@@ -28,7 +28,7 @@ from tim_trio.core.session import PeerClosed, Session, new_decoder
 from tim_trio.errors import Code, RemoteProtocolError, is_retryable
 from tim_trio.log import get_logger
 from tim_trio.net.byte_socket import ByteSocket
-from tim_trio.net.readiness import ReadinessLoop
+from tim_trio.net.readiness import ReadinessLoop, Rest
 from tim_trio.net.tls_socket import TlsSocket
 from tim_trio.net.turns import BEGINNING, ENDING, HANDSHAKE_STEP, REQUEST
 from tim_trio.protocol.decoder import LARGE_FRAME_BYTES, ControlFrame
@@ -37,6 +37,10 @@ from tim_trio.protocol.runs import Run
 
 #: A little more than 256 KiB, for that much in frames with their headers.
 READ_BYTES: Final = 257 * 1024
+#: The same for a reliable room's large frames: its sources send so much at once.
+_BULK_READ_BYTES: Final = 1026 * 1024
+#: Who has sent so much of them is let rest for a moment.
+_MUCH_BYTES: Final = 128 * 1024
 #: What is read where little comes at a time: making room for a large read
 #: costs 20 µs, which is as much as ten sends' worth of our own work.
 _SMALL_READ_BYTES: Final = 96 * 1024
@@ -332,7 +336,7 @@ class TcpConnection:
         # What came along with TLS's handshake is no longer in the socket.
         arrival = self._receive(trio.current_time())
         while True:
-            if arrival is None:
+            if not isinstance(arrival, Arrival):
                 try:
                     arrival = await self._readiness.wait(self._socket.fileno(), self._receive)
                 except trio.ClosedResourceError:
@@ -372,30 +376,34 @@ class TcpConnection:
         )
         return broken.code
 
-    def _receive(self, now: float) -> Arrival | None:
+    def _receive(self, now: float) -> Arrival | Rest | None:
         """Read what there is and relay the stream frames in it. Never blocks.
 
         Returns what is left for the task: requests, and what ends the
-        connection; None for nothing.
+        connection; None for nothing, Rest where much more is about to come.
         """
         session = self.session
         decoder = self._decoder
+        total = 0
         for _ in range(_READS_IN_A_ROW):
             if decoder.has_more:
                 data, is_full = b"", True
             else:
                 wanted = self._read_bytes
                 if decoder.frame_bytes >= LARGE_FRAME_BYTES and self._aligns_reads:
+                    if session.is_paced and wanted == READ_BYTES:
+                        wanted = _BULK_READ_BYTES
                     wanted = decoder.suggest_read(wanted)
                 try:
                     data = self._socket.recv(wanted)
                 except BlockingIOError:
-                    return None
+                    break
                 except OSError:
                     return ENDED
                 if not data:
                     return ENDED
                 size = len(data)
+                total += size
                 is_full = size == wanted
                 if self._read_bytes == FIRST_READ_BYTES:
                     if size > FIRST_READ_BYTES // 2:
@@ -433,8 +441,8 @@ class TcpConnection:
                 return Arrival(has_more=True)
             if not is_full or work > DELIVERIES_IN_A_ROW:
                 # A full read means that there is more: no need to ask the kernel.
-                return None
-        return None
+                break
+        return Rest.A_MOMENT if session.is_paced and total >= _MUCH_BYTES else None
 
     async def _carry_out(self, items: list[Run | ControlFrame]) -> None:
         work = 0

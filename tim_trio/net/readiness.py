@@ -13,8 +13,9 @@ Source: DESIGN "The data path"; docs/architecture.md, "Reading".
 
 from __future__ import annotations
 
+import enum
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Final, Generic, TypeVar
 
@@ -24,8 +25,17 @@ import trio
 from tim_trio.net.turns import Turns
 
 T = TypeVar("T")
+
+
+class Rest(enum.Enum):
+    """What reading may have left behind."""
+
+    #: Much has come at once, and more will: it may gather for a moment.
+    A_MOMENT = enum.auto()
+
+
 #: Takes the time; returns what wakes the task up, None for nothing.
-Receive = Callable[[float], T | None]
+Receive = Callable[[float], T | Rest | None]
 
 #: Sockets served per look. Each may wake its task, and all of those have their
 #: turn before the next look: when thousands join within a second, this is how
@@ -33,6 +43,10 @@ Receive = Callable[[float], T | None]
 _EVENTS: Final = 32
 #: Other tasks get a turn after so much reading and relaying.
 _TURN_S: Final = 0.003
+#: A moment. As much as a fast source of a reliable room has credit for may come within it.
+_REST_S: Final = 0.003
+#: Who keeps us for longer than this has more come meanwhile.
+_WORTH_A_REST_S: Final = 0.001
 #: Many are at it when so many sockets were readable within the window.
 _MANY: Final = 8
 _WINDOW_S: Final = 0.01
@@ -66,11 +80,15 @@ class ReadinessLoop(Generic[T]):
         self._together_s = together_s
         # Who was readable within the present window.
         self._recent: set[int] = set()
+        # Looked at by `_look_at_resting` alone, until less comes.
+        self._resting: set[int] = set()
+        self._someone_rests = trio.lowlevel.ParkingLot()
 
     async def run(self) -> None:
         """Serve until cancelled; then no socket is looked at any more."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.turns.run)
+            nursery.start_soon(self._look_at_resting)
             await self._look()
 
     async def _look(self) -> None:
@@ -98,7 +116,7 @@ class ReadinessLoop(Generic[T]):
                     self._recent.clear()
                     # Some looks long, or one that came early would decide it.
                     window_ends = now + max(_WINDOW_S, 4 * self._together_s)
-                await self._serve(events, now)
+                await self._serve([number for number, _ in events], now)
                 if many and self._together_s and len(events) < _EVENTS:
                     await trio.sleep_until(now + self._together_s)
                 else:
@@ -108,26 +126,55 @@ class ReadinessLoop(Generic[T]):
                 self.close(number)
             epoll.close()
 
-    async def _serve(self, events: list[tuple[int, int]], now: float) -> None:
+    async def _look_at_resting(self) -> None:
+        while True:
+            while not self._resting:
+                await self._someone_rests.park()
+            await trio.sleep(_REST_S)
+            await self._serve(tuple(self._resting), trio.current_time())
+
+    async def _serve(self, numbers: Iterable[int], now: float) -> None:
         # Not a part of `run`, whose variables would keep the last one alive.
-        turn_ends = perf_counter() + _TURN_S
-        for number, _ in events:
+        began = perf_counter()
+        turn_ends = began + _TURN_S
+        for number in numbers:
             waiter = self._waiters.get(number)
             if waiter is None:
                 continue  # its task has woken up since we looked
             self._recent.add(number)
             result = waiter.receive(now)
+            ended = perf_counter()
             # Relaying may have ended the very connection it came from.
-            if result is not None and self._waiters.get(number) is waiter:
-                self._wake(number, outcome.Value(result))
-            if perf_counter() >= turn_ends:
+            if self._waiters.get(number) is waiter:
+                if result is Rest.A_MOMENT and ended - began < _WORTH_A_REST_S:
+                    self._let_rest(number)
+                elif result is None or result is Rest.A_MOMENT:
+                    if number in self._resting:
+                        self._resting.remove(number)
+                        self._epoll.modify(number, select.EPOLLIN)
+                else:
+                    self._wake(number, outcome.Value(result))
+            if ended >= turn_ends:
                 await trio.lowlevel.checkpoint()
                 now = trio.current_time()
-                turn_ends = perf_counter() + _TURN_S
+                ended = perf_counter()
+                turn_ends = ended + _TURN_S
+            began = ended
+
+    def _let_rest(self, number: int) -> None:
+        """Look at it in a moment, however much comes until then.
+
+        Each look is a pass of Trio's loop, with cold caches where a stream's bytes
+        have gone through them: as dear as it is to relay 100 KB.
+        """
+        if number not in self._resting:
+            self._resting.add(number)
+            self._epoll.modify(number, 0)
+            self._someone_rests.unpark()
 
     async def wait(self, number: int, receive: Receive[T]) -> T:
         """Call ``receive`` whenever descriptor ``number`` is readable, and return
-        the first thing that it returns.
+        the first thing that it returns, but for `Rest`.
 
         ``receive`` is given the time of this look, which may be some milliseconds
         old. It never blocks and never raises, and finds nothing to read now and
@@ -163,4 +210,5 @@ class ReadinessLoop(Generic[T]):
 
     def _forget(self, number: int) -> _Waiter[T]:
         self._epoll.unregister(number)
+        self._resting.discard(number)
         return self._waiters.pop(number)
