@@ -145,7 +145,7 @@ class ReadinessLoop(Generic[T]):
             result = waiter.receive(now)
             ended = perf_counter()
             # Relaying may have ended the very connection it came from.
-            if self._waiters.get(number) is waiter:
+            if (result is not None or self._resting) and self._waiters.get(number) is waiter:
                 if result is Rest.A_MOMENT and ended - began < _WORTH_A_REST_S:
                     self._let_rest(number)
                 elif result is None or result is Rest.A_MOMENT:
