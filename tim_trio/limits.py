@@ -171,7 +171,7 @@ class Limits:
     )
 
     read_together_ms: float = _bound(
-        2.0,
+        4.0,
         "milliseconds",
         "while eight or more peers send in turn, what they send is read together so often: "
         "a pass of the event loop for each piece costs as much as relaying it; 0 reads each "
