@@ -16,8 +16,11 @@ def test_what_is_unplugged_and_who_falls_silent(site: str, visit: Visit) -> None
     viewer = visit(publisher.share("camera"), name="vera", size=SMALL)
     viewer.wait_for_picture(5)
 
+    mute = publisher.page.locator("button:has-text('Mute')")
+    assert mute.is_visible()
     publisher.evaluate(_UNPLUG, "audio")
     publisher.page.wait_for_selector("[role=alert]:has-text('The microphone is gone')")
+    assert mute.is_hidden()
     drawn = int(viewer.stats()["framesDrawn"])
     viewer.wait_for_picture(drawn + 10)
     assert publisher.page.is_visible("text=You are live")

@@ -93,7 +93,6 @@ export function liveView(session) {
       if (publisher.capture.kind === "camera") notify(t("camera.gone"), "error");
       void stop();
     };
-    publisher.capture.onSoundEnd = () => tellSoundGone(publisher);
     onAir.replaceChildren(...onAirParts(publisher, stop));
     // Seen in the header from wherever one looks.
     document.documentElement.dataset.onAir = "";
@@ -109,11 +108,6 @@ export function liveView(session) {
     void start(remembered.kind, undefined, remembered);
   }
   return { element, show() {} };
-}
-
-/** @param {Publisher} publisher whose sound has ended, and perhaps all of it in a moment */
-function tellSoundGone({ capture }) {
-  if (capture.kind === "camera") notify(t("mic.gone"), "error");
 }
 
 /** @param {unknown} error that ended a stream, or kept one from going on */
@@ -228,6 +222,11 @@ function onAirParts(publisher, stop) {
     setPhrase(mute, "", t(publisher.soundOn ? "mic.off" : "mic.on"));
     mute.classList.toggle("off", !publisher.soundOn);
   }, { hidden: capture.sound === null });
+  // Perhaps all of it ends in a moment: who ended the sharing of a screen knows it.
+  capture.onSoundEnd = () => {
+    mute.hidden = true;
+    if (capture.kind === "camera") notify(t("mic.gone"), "error");
+  };
   const address = h("input", {
     readOnly: true, value: link, class: "link", onfocus: () => address.select(),
   });

@@ -286,7 +286,10 @@ class Meeting {
       this._needsTest = true;
       stopped(t("camera.gone"));
     };
-    publisher.capture.onSoundEnd = () => notify(t("mic.gone"), "error");
+    publisher.capture.onSoundEnd = () => {
+      notify(t("mic.gone"), "error");
+      this._showControls();
+    };
     this._showPeople();
   }
 

@@ -102,10 +102,16 @@ class StreamCapture {
     /** @type {(() => void) | null} */
     this.onSoundEnd = null;
     for (const each of stream.getTracks()) {
-      // Silence stands for a microphone that is gone: the picture is worth going on with.
-      each.onended = () => (each.kind === "audio" && this.hasVideo ? this.onSoundEnd : this.onEnd)?.();
+      each.onended = () => (each.kind === "audio" && this.hasVideo ? this._endSound() : this.onEnd?.());
     }
     this._stopFrames = track === undefined ? () => {} : readTrack(track, this);
+  }
+
+  /** Silence stands for a microphone that is gone: the picture is worth going on with. */
+  _endSound() {
+    this.sound?.disconnect();
+    this.sound = null;
+    this.onSoundEnd?.();
   }
 
   stop() {
