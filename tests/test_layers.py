@@ -1,6 +1,8 @@
 """protocol <- core <- net <- cluster <- accounts <- media <- app: no import points up."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,3 +153,12 @@ def test_the_checker_lets_what_points_down_pass() -> None:
         "tim_trio.cli": "import tim_trio\nfrom tim_trio.app import run",
     }
     assert violations(sources) == []
+
+
+def test_a_server_loads_nothing_that_it_was_not_asked_for() -> None:
+    code = "import sys, tim_trio.cli.serve, tim_trio.app; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE)
+    loaded = set(shown.stdout.decode().split())
+    assert "tim_trio.net.server" in loaded
+    unwanted = {"av", "cryptography", "httpx", "sqlalchemy", "tim_trio.net.client"}
+    assert not loaded & unwanted

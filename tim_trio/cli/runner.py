@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import click
 import trio
@@ -20,9 +19,6 @@ from tim_trio.errors import (
 )
 from tim_trio.net.client import ConnectFailed, NotATimServer, TlsFailed
 from tim_trio.net.client.plain_nursery import open_plain_nursery
-
-#: As a shell reports a process that SIGPIPE ended.
-PIPE_CLOSED: Final = 128 + signal.SIGPIPE
 
 
 def run(command: Callable[[], Awaitable[int]], *, room: str | None = None, denied: str = "") -> int:

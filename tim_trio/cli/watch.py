@@ -8,11 +8,12 @@ from typing import Final
 import click
 import trio
 
+from tim_trio.cli.exit_codes import PIPE_CLOSED
 from tim_trio.cli.login import Login, server_options
 from tim_trio.cli.options import quiet_option, reconnect_option, room_id
 from tim_trio.cli.output import Output, OutputClosed
 from tim_trio.cli.progress import Progress
-from tim_trio.cli.runner import PIPE_CLOSED, run
+from tim_trio.cli.runner import run
 from tim_trio.cli.selection import Outcome, Selection
 from tim_trio.cli.watch_media import kind_of_file, watch_media
 from tim_trio.errors import NoSuchRoom
