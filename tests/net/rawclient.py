@@ -6,6 +6,7 @@ Every wait has a deadline.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 import ssl
@@ -161,8 +162,12 @@ class RawClient:
             view = view[await self._socket.send(view) :]
 
     async def finish(self) -> None:
-        """Send FIN and go on reading."""
-        self._socket.shutdown(socket.SHUT_WR)
+        """Send FIN, unless the server has reset the connection already, and go on reading."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
         await trio.lowlevel.checkpoint()
 
     def reset(self) -> None:
