@@ -136,7 +136,11 @@ class WsClient(RawClient):
 
     async def _read_more(self) -> bool:
         with trio.fail_after(DEADLINE_S):
-            data = await self.read_some()
+            try:
+                data = await self.read_some()
+            except ConnectionError:
+                self.was_reset = True
+                return False
         self._unread += data
         return bool(data)
 
