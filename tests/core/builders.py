@@ -18,7 +18,7 @@ from tim_trio.core.form import Form
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
-from tim_trio.core.outbox import Backlog, Buffer, Outbox
+from tim_trio.core.outbox import Backlog, Buffer, Outbox, Sink
 from tim_trio.core.revocation import Identity, Revocation
 from tim_trio.core.room import Room
 from tim_trio.core.sources import Source
@@ -162,6 +162,30 @@ class Wire:
         self.writes.append(size)
         return size
 
+    def fileno(self) -> int:
+        raise AssertionError("for a real passage alone")
+
+
+class Carried:
+    """A passage: a frame as if it were still in the kernel.
+
+    ``failure`` is what moving it raises in the end.
+    """
+
+    def __init__(self, data: bytes, failure: Exception | None = None) -> None:
+        self._data = data
+        self._failure = failure
+
+    def move(self, sink: Sink) -> bytes:
+        assert isinstance(sink, Wire)
+        try:
+            sent = sink.transmit(self._data)
+        except BlockingIOError:
+            sent = 0
+        if self._failure is not None:
+            raise self._failure
+        return self._data[sent:]
+
 
 class Brackets:
     """A form that anyone can read: ``[frames]``, and nothing for ``unsayable``.
@@ -205,6 +229,7 @@ class Peer:
             on_abort=self._on_abort,
             on_bulk=self._on_bulk,
             form=self.form,
+            sink=self.wire if self.form is None else None,
         )
         self.member = Member(self.account, self.outbox, self.rights)
 

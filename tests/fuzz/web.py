@@ -84,6 +84,9 @@ class _Peer:
     def sendmsg(self, pieces: object, /) -> int:
         raise AssertionError("not for HTTP")
 
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        raise AssertionError("not for HTTP")
+
     def shutdown(self, how: int, /) -> None:
         pass
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -13,6 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.net.running import eventually
+from tests.net.test_connection import tcp_pair
 from tim_trio.net import readiness as module
 from tim_trio.net.readiness import ReadinessLoop, Rest
 
@@ -219,23 +220,25 @@ async def test_many_senders_share_a_look(senders: int) -> None:
             theirs.close()
 
 
-async def test_where_much_comes_it_may_gather(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A socket that rests is looked at in a moment, and at once again when less has come."""
-    monkeypatch.setattr(module, "_REST_S", 0.05)
-    monkeypatch.setattr(module, "_WORTH_A_REST_S", 10.0)  # the machine may be busy
-    ours, theirs = pair()
+async def test_where_much_comes_it_may_gather() -> None:
+    """Until the low-water mark, but not for longer than a rest."""
+    ours, theirs = tcp_pair()
+    ours.setblocking(False)
     with ours, theirs:
         looks: list[tuple[float, int]] = []
+        rest = Rest.UNTIL_MUCH
 
         def receive(now: float) -> Rest | str | None:
             try:
-                data = ours.recv(1000)
+                data = ours.recv(10_000)
             except BlockingIOError:
                 data = b""
             looks.append((now, len(data)))
             if data == b"wake up":
                 return "woken"
-            return Rest.A_MOMENT if len(data) >= 100 else None
+            rests = len(data) >= 1000
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 2000 if rests else 1)
+            return rest if rests else None
 
         def has_read(total: int) -> bool:
             return sum(size for _, size in looks) == total
@@ -248,23 +251,86 @@ async def test_where_much_comes_it_may_gather(monkeypatch: pytest.MonkeyPatch) -
 
             nursery.start_soon(wait)
             await wait_all_tasks_blocked()
-            for count in range(1, 4):
-                theirs.send(bytes(100))
-                await eventually(functools.partial(has_read, 100 * count), "it is read")
-            for earlier, later in itertools.pairwise(now for now, _ in looks):
-                assert later - earlier >= 0.05
-            # Nothing has come meanwhile: the next is read when it comes.
-            await eventually(lambda: looks[-1][1] == 0, "the last look")
-            monkeypatch.setattr(module, "_REST_S", 1000.0)
-            theirs.send(b"x")
-            await eventually(functools.partial(has_read, 301), "it is read at once")
+            theirs.send(bytes(1000))
+            await eventually(functools.partial(has_read, 1000), "it is read")
+            for total in (2000, 3000):
+                theirs.send(bytes(1000))
+                await eventually(functools.partial(has_read, total), "it is read")
+                (earlier, _), (later, _) = looks[-2:]
+                assert later - earlier >= Rest.UNTIL_MUCH.value
+            rest = Rest.A_MOMENT
+            theirs.send(bytes(1000))
+            await eventually(functools.partial(has_read, 4000), "it is read")
+            await eventually(lambda: looks[-1][1] == 0, "the look at the end of its rest")
+            (earlier, _), (later, _) = looks[-2:]
+            assert later - earlier >= Rest.A_MOMENT.value
             theirs.send(b"wake up")
             await eventually(lambda: results == ["woken"], "the task wakes up")
 
 
-async def test_who_rests_is_woken_by_a_close_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_REST_S", 0.01)
-    monkeypatch.setattr(module, "_WORTH_A_REST_S", 10.0)
+async def test_much_that_has_come_ends_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rest.UNTIL_MUCH, "_value_", 1000.0)
+    ours, theirs = tcp_pair()
+    ours.setblocking(False)
+    with ours, theirs:
+        got = bytearray()
+
+        def receive(now: float) -> Rest | str | None:
+            got.extend(ours.recv(10_000))
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 2000)
+            return Rest.UNTIL_MUCH
+
+        def has_got(count: int) -> bool:
+            return len(got) == count
+
+        async with running() as loop, trio.open_nursery() as nursery:
+            nursery.start_soon(loop.wait, ours.fileno(), receive)
+            theirs.send(bytes(10))
+            await eventually(functools.partial(has_got, 10), "it is read")
+            theirs.send(bytes(1000))
+            await trio.sleep(0.05)
+            assert len(got) == 10
+            theirs.send(bytes(1000))
+            await eventually(functools.partial(has_got, 2010), "it is read")
+            nursery.cancel_scope.cancel()
+
+
+async def test_one_that_rests_for_long_keeps_nobody_else_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Rest.UNTIL_MUCH, "_value_", 1000.0)
+    pairs = [tcp_pair() for _ in Rest]
+    got = dict.fromkeys(Rest, 0)
+
+    def receive_from(sock: socket.socket, rest: Rest) -> Callable[[float], Rest | str | None]:
+        def receive(now: float) -> Rest | str | None:
+            with contextlib.suppress(BlockingIOError):
+                got[rest] += len(sock.recv(10_000))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 2000)
+            return rest
+
+        return receive
+
+    def has_got(rest: Rest, count: int) -> bool:
+        return got[rest] == count
+
+    try:
+        async with running() as loop, trio.open_nursery() as nursery:
+            for rest, (ours, theirs) in zip((Rest.UNTIL_MUCH, Rest.A_MOMENT), pairs, strict=True):
+                ours.setblocking(False)
+                nursery.start_soon(loop.wait, ours.fileno(), receive_from(ours, rest))
+                theirs.send(bytes(10))
+                await eventually(functools.partial(has_got, rest, 10), "it is read")
+            pairs[1][1].send(bytes(10))
+            await eventually(functools.partial(has_got, Rest.A_MOMENT, 20), "it is read")
+            nursery.cancel_scope.cancel()
+    finally:
+        for ours, theirs in pairs:
+            ours.close()
+            theirs.close()
+
+
+async def test_who_rests_is_woken_by_a_close_and_forgotten() -> None:
     ours, theirs = pair()
     with ours, theirs:
         looks = 0
@@ -272,6 +338,8 @@ async def test_who_rests_is_woken_by_a_close_and_forgotten(monkeypatch: pytest.M
         def receive(now: float) -> Rest | str | None:
             nonlocal looks
             looks += 1
+            with contextlib.suppress(BlockingIOError):
+                ours.recv(100)
             return Rest.A_MOMENT
 
         async with running() as loop, trio.open_nursery() as nursery:
@@ -287,25 +355,3 @@ async def test_who_rests_is_woken_by_a_close_and_forgotten(monkeypatch: pytest.M
             before = looks
             await trio.sleep(0.05)
             assert looks == before
-
-
-async def test_who_takes_long_does_not_rest_besides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_REST_S", 1000.0)
-    monkeypatch.setattr(module, "_WORTH_A_REST_S", 0.0)
-    ours, theirs = pair()
-    with ours, theirs:
-        got = bytearray()
-
-        def receive(now: float) -> Rest | str | None:
-            got.extend(ours.recv(100))
-            return Rest.A_MOMENT
-
-        def has_got(count: int) -> bool:
-            return len(got) == count
-
-        async with running() as loop, trio.open_nursery() as nursery:
-            nursery.start_soon(loop.wait, ours.fileno(), receive)
-            for count in range(1, 4):
-                theirs.send(b"x")
-                await eventually(functools.partial(has_got, count), "it is read")
-            nursery.cancel_scope.cancel()

@@ -28,6 +28,7 @@ from tests.protocol.builders import (
 from tim_trio.errors import Code, RemoteProtocolError
 from tim_trio.protocol import decoder as decoder_module
 from tim_trio.protocol.decoder import ControlFrame, Decoder
+from tim_trio.protocol.layout import STREAM_HEADER_BYTES
 from tim_trio.protocol.runs import Run
 
 MAX_FRAME_BYTES = 1024
@@ -388,6 +389,42 @@ def test_reads_end_where_large_frames_do() -> None:
     decoder.feed(frames[2][5:])
     decoder.feed(stream_bytes(3))
     assert decoder.suggest_read(MOST) == MOST
+
+
+def test_a_header_says_what_a_frame_is_that_is_not_read() -> None:
+    decoder = Decoder(max_frame_bytes=MOST, max_init_bytes=MAX_INIT_BYTES)
+    assert decoder.is_between_frames
+    data = stream_bytes(7, payload=bytes(100_000))
+    header = decoder.look_at(data[:STREAM_HEADER_BYTES])
+    assert header is not None
+    (run,) = decoder.feed(stream_bytes(7, payload=bytes(100_000)))
+    assert isinstance(run, Run)
+    assert (header.room, header.source, header.track) == (run.room, run.source, run.track)
+    assert (header.seq, header.size) == (7, len(data))
+    # It goes as any frame does into the sizes of reads.
+    other = Decoder(max_frame_bytes=MOST, max_init_bytes=MAX_INIT_BYTES)
+    other.look_at(data)
+    assert other.frame_bytes == len(data)
+    decoder.feed(data[:50])
+    assert not decoder.is_between_frames
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        stream_bytes(0, payload=bytes(1000))[: STREAM_HEADER_BYTES - 1],
+        stream_bytes(0, flags=KEY),
+        stream_bytes(0, flags=END),
+        stream_bytes(0, payload=bytes(MOST)),
+        # An extension that is longer than its frame.
+        (lambda data: data[:7] + b"\x09" + data[8:])(stream_bytes(0)),
+        PING + PING,
+    ],
+)
+def test_what_must_be_read_has_no_header_for_anyone_else(data: bytes) -> None:
+    decoder = Decoder(max_frame_bytes=MOST, max_init_bytes=MAX_INIT_BYTES)
+    assert decoder.look_at(data) is None
+    assert decoder.frame_bytes == 0
 
 
 def test_whole_large_frames_are_not_copied() -> None:

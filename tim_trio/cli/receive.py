@@ -19,6 +19,10 @@ from tim_trio.cli.runner import run
 from tim_trio.net.client import Bounds
 from tim_trio.net.client.files import Arrival, FileDeclined, FileReceiver, FileTransfer
 
+#: Enough that the server hears of what was written a few times a second alone, on a
+#: fast network too: each word wakes it.
+_BUFFER_BYTES = 16 * 1024 * 1024
+
 
 @click.command()
 @click.option(
@@ -65,7 +69,7 @@ def receive(
     progress = FileProgress("receiving", lambda: under_way, quiet=quiet)
 
     async def command() -> int:
-        bounds = Bounds(reconnect_for_s=reconnect_for_s)
+        bounds = Bounds(reconnect_for_s=reconnect_for_s, receive_buffer_bytes=_BUFFER_BYTES)
         async with login.connect(reconnect=reconnect_for_s > 0, bounds=bounds) as client:
             person = Person(progress)
             try:

@@ -140,6 +140,13 @@ class Audience:
                 else:
                     subscription.put(run.data, flow, now)
 
+    def sole(self) -> Subscription | None:
+        """Return the only subscription there is, if there is one only."""
+        if len(self._subscriptions) != 1:
+            return None
+        (subscription,) = self._subscriptions.values()
+        return subscription
+
     def tell(self, event: bytes, now: float) -> None:
         """Send an event to everyone, in order with the data."""
         for _, walk in self._current():

@@ -34,6 +34,24 @@ from tim_trio.errors import Code
 #: BlockingIOError for none, OSError when the connection is broken.
 Transmit = Callable[[Buffer], int]
 
+
+class Sink(Protocol):
+    """A socket that takes bytes which are in the kernel already."""
+
+    def fileno(self) -> int: ...
+
+
+class Passage(Protocol):
+    """One whole frame that is still in the kernel, to be moved once."""
+
+    def move(self, sink: Sink) -> bytes:
+        """Move it as far as the kernel takes it, without blocking; return the rest.
+
+        Raises:
+            OSError: the sink is broken.
+        """
+
+
 #: What the writer takes at once.
 BATCH_BYTES: Final = 256 * 1024
 #: Pieces are packed into one channel item up to this size, so that tiny
@@ -110,6 +128,7 @@ class Outbox:
 
     Attributes:
         form: how frames look on this wire; None for as they are.
+        sink: takes frames from the kernel; None where they must be seen on their way.
         pending_bytes: queued and not yet taken by the kernel, in the form of
             the wire. Never 0 again once closed, so that nobody writes directly.
         closed: nothing more is accepted.
@@ -135,6 +154,7 @@ class Outbox:
         "live_bytes",
         "pending_bytes",
         "shared_bytes",
+        "sink",
         "transmit",
     )
 
@@ -147,8 +167,10 @@ class Outbox:
         on_abort: Callable[[], None],
         on_bulk: Callable[[], None] = lambda: None,
         form: Form | None = None,
+        sink: Sink | None = None,
     ) -> None:
         self.transmit = transmit
+        self.sink = sink
         self.form = form
         self.pending_bytes = 0
         self.live_bytes = 0
@@ -248,6 +270,24 @@ class Outbox:
                 # write share one run.
                 data = memoryview(data)[sent:]
         self.queue(data, ledger, now)
+
+    def pass_on(self, passage: Passage, ledger: Ledger, now: float) -> None:
+        """As `put`, of a frame that is still in the kernel. Nothing may be waiting.
+
+        Never fails for a peer that is gone; but what the passage raises for its own
+        sake comes out, after the connection has been given up: it may have half a frame.
+        """
+        assert self.sink is not None
+        try:
+            rest = passage.move(self.sink)
+        except OSError:
+            self.abort(None)
+            return
+        except BaseException:
+            self.abort(None)
+            raise
+        if rest:
+            self.queue(rest, ledger, now)
 
     def queue(self, data: Buffer, ledger: Ledger, now: float) -> None:
         """Queue encoded bytes for the writer task, which is started if there is none."""

@@ -131,6 +131,11 @@ class Pace:
         self._update()
 
     @property
+    def left(self) -> int:
+        """How much more the publisher may send, as it was told."""
+        return self.told - self.received
+
+    @property
     def overdrawn(self) -> bool:
         """The publisher has sent more than it was told it may."""
         return self.received > self.told
@@ -149,9 +154,8 @@ class Pace:
         # A quarter of the window at a time, not a CREDIT per frame: each is a send,
         # and wakes the publisher, who then sends so much in one go. But when
         # nothing else will move, whatever the publisher might be waiting for.
-        left = self.told - self.received
         if limit - self.told >= self.window // 4 or (
-            is_idle and limit > self.told and left < self._max_frame_bytes
+            is_idle and limit > self.told and self.left < self._max_frame_bytes
         ):
             self.told = limit
             self._tell(limit)

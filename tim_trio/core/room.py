@@ -20,12 +20,13 @@ from tim_trio.core.form import Form
 from tim_trio.core.listing import TRACK_BYTES, Listing, grant_bytes, source_bytes
 from tim_trio.core.member import Member
 from tim_trio.core.node import Node
-from tim_trio.core.outbox import Outbox
+from tim_trio.core.outbox import Outbox, Passage
 from tim_trio.core.pace import Pace
 from tim_trio.core.shedding import Claim
 from tim_trio.core.sources import Source, Track, check_sequence
 from tim_trio.core.subscription import Subscription, Tally
 from tim_trio.errors import Code, RemoteProtocolError, room_error
+from tim_trio.protocol.decoder import FrameHeader
 from tim_trio.protocol.layout import UNLIMITED_CREDIT
 from tim_trio.protocol.messages import (
     Credit,
@@ -189,8 +190,6 @@ class Room:
             if self._gathered:
                 self.flush(now)
             self._audience.send(fresh.data, ((fresh, track),), now)
-        audience = len(self._audience)
-        frames = fresh.last_seq - fresh.first_seq + 1
         track.next_seq = fresh.last_seq + 1
         if fresh.init_bytes:
             self._init_bytes += fresh.init_bytes - len(track.init or b"")
@@ -204,16 +203,49 @@ class Room:
             self._arrivals += 1
             track.cache.add(fresh, self._arrivals, track.init)
             source.changed()
+        return self._count(source, fresh.frames, len(fresh.data), now)
+
+    def _count(self, source: Source, frames: int, size: int, now: float) -> int:
+        """Count what went to everyone; return how many that are."""
+        audience = len(self._audience)
         source.forwarded += frames
         self.last_frame_at = now
         self.frames_in += frames
-        self.bytes_in += len(fresh.data)
+        self.bytes_in += size
         node = self._node
         node.frames_in += frames
-        node.bytes_in += len(fresh.data)
+        node.bytes_in += size
         node.deliveries += frames * audience
-        node.bytes_out += len(fresh.data) * audience
+        node.bytes_out += size * audience
         return audience
+
+    def may_pass(self, source: Source, frame: FrameHeader) -> bool:
+        """Say whether a frame can be let through unread: `pass_on` it, or `push` it else.
+
+        It can when it is nothing but the next of its track in a reliable room, is not
+        to be kept, and there is one subscriber, who takes it as it is.
+        """
+        pace = source.pace
+        track = source.tracks.get(frame.track)
+        if pace is None or pace.held is not None or frame.size > pace.left or track is None:
+            return False
+        if track.keyed or track.ended or not frame.seq == track.next_seq == track.expected:
+            return False
+        subscription = self._audience.sole()
+        return subscription is not None and subscription.takes_unseen(track)
+
+    def pass_on(self, source: Source, frame: FrameHeader, passage: Passage, now: float) -> None:
+        """Move a frame to the room's subscriber that `may_pass`."""
+        pace = source.pace
+        subscription = self._audience.sole()
+        assert pace is not None and subscription is not None
+        track = source.tracks[frame.track]
+        track.next_seq = track.expected = frame.seq + 1
+        source.received_bytes += frame.size
+        pace.received += frame.size
+        subscription.outbox.pass_on(passage, pace.flow(subscription), now)
+        pace.handed_on(frame.size)
+        self._count(source, 1, frame.size, now)
 
     def _new_track(self, source: Source, number: int) -> Track:
         limits = self._node.limits

@@ -21,12 +21,13 @@ from tim_trio.core.addresses import network_of
 from tim_trio.core.links import LinkGate, LinkHandler
 from tim_trio.core.manager import RoomManager
 from tim_trio.core.member import Member
-from tim_trio.core.outbox import Outbox
+from tim_trio.core.outbox import Outbox, Passage
+from tim_trio.core.pace import Pace
 from tim_trio.core.requests import carry_out
 from tim_trio.core.revocation import Identity
 from tim_trio.core.throttle import Throttle
 from tim_trio.errors import Code, RemoteProtocolError, RoomError, room_error
-from tim_trio.protocol.decoder import ControlFrame, Decoder
+from tim_trio.protocol.decoder import ControlFrame, Decoder, FrameHeader
 from tim_trio.protocol.layout import MAGIC, MAX_GREETING_BYTES, STREAM, VERSION
 from tim_trio.protocol.messages import (
     AccountSend,
@@ -101,7 +102,7 @@ class Session:
         link: set once a node has said LINK.
         pause_s: so long nothing is to be read, for a rate: the owner calls
             `pause` before it reads on, and before it hands over more.
-        is_paced: its newest frames are for a reliable room.
+        pace: of the source that the newest frames were for, in a reliable room.
         take_turn: waits until others have had theirs; set by the owner.
     """
 
@@ -124,7 +125,7 @@ class Session:
     _said_bye: bool = False
     _over: bool = False
     pause_s: float = 0.0
-    is_paced: bool = False
+    pace: Pace | None = attrs.field(default=None, repr=False)
     take_turn: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     #: Of stream frames, that may come before their rate is looked at.
     _unchecked_bytes: int = 0
@@ -154,11 +155,25 @@ class Session:
         else:
             room, source = held
             work, is_live = 1 + room.push(source, run, now), source.pace is None
-            self.is_paced = not is_live
+            self.pace = source.pace
         self._unchecked_bytes -= len(run.data)
         if self._unchecked_bytes < 0:
             self._check_stream_rate(now, is_live=is_live)
         return work
+
+    def may_pass(self, frame: FrameHeader) -> bool:
+        """Say whether a frame can go on unread, by `pass_on`; nothing has changed by that."""
+        held = None if self.member is None else self.member.sources.get((frame.room, frame.source))
+        return held is not None and held[0].may_pass(held[1], frame)
+
+    def pass_on(self, frame: FrameHeader, passage: Passage, now: float) -> None:
+        """Let a frame through that `may_pass`."""
+        assert self.member is not None
+        room, source = self.member.sources[frame.room, frame.source]
+        room.pass_on(source, frame, passage, now)
+        self._unchecked_bytes -= frame.size
+        if self._unchecked_bytes < 0:
+            self._check_stream_rate(now, is_live=False)
 
     def _check_stream_rate(self, now: float, *, is_live: bool) -> None:
         """Count the bytes that have come; ask for a pause where they are too many.

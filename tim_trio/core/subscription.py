@@ -91,6 +91,16 @@ class Subscription:
         self._node.subscribed += 1
         self.number = self._node.subscribed
 
+    def takes_unseen(self, track: Track) -> bool:
+        """Say whether a frame may be moved to it now that is still in the kernel."""
+        outbox = self.outbox
+        return (
+            outbox.sink is not None
+            and self.form is None
+            and not outbox.pending_bytes
+            and track not in self.lagging
+        )
+
     def put(self, data: Buffer, ledger: Ledger, now: float) -> None:
         """Send frames, in this subscription's form, as `Outbox.put` does."""
         data = self._encode(data)

@@ -10,10 +10,12 @@ Source: DESIGN "The data path"; protocol.md, section 6.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import perf_counter
 from typing import Final
 
 import attrs
@@ -28,10 +30,12 @@ from tim_trio.core.session import PeerClosed, Session, new_decoder
 from tim_trio.errors import Code, RemoteProtocolError, is_retryable
 from tim_trio.log import get_logger
 from tim_trio.net.byte_socket import ByteSocket
+from tim_trio.net.passage import FrameInKernel, Pipe, readable_bytes
 from tim_trio.net.readiness import ReadinessLoop, Rest
-from tim_trio.net.tls_socket import TlsSocket
+from tim_trio.net.tls_socket import RECORD_BYTES, TlsSocket
 from tim_trio.net.turns import BEGINNING, ENDING, HANDSHAKE_STEP, REQUEST
 from tim_trio.protocol.decoder import LARGE_FRAME_BYTES, ControlFrame
+from tim_trio.protocol.layout import STREAM_HEADER_BYTES
 from tim_trio.protocol.messages import Close, encode
 from tim_trio.protocol.runs import Run
 
@@ -39,14 +43,24 @@ from tim_trio.protocol.runs import Run
 READ_BYTES: Final = 257 * 1024
 #: The same for a reliable room's large frames: its sources send so much at once.
 _BULK_READ_BYTES: Final = 1026 * 1024
-#: Who has sent so much of them is let rest for a moment.
+#: Who has sent so much of them, and may send as much again, is let rest.
 _MUCH_BYTES: Final = 128 * 1024
+#: The most that may gather meanwhile: a whole window of the default limits.
+_GATHERED_BYTES: Final = 2 * 1024 * 1024
+#: Looks without a rest, after one in which less came than might have: the publisher
+#: waits for something else than credit.
+_HURRIED_LOOKS: Final = 16
+_MOMENT_S: Final = 0.001
+#: From here on a frame is worth four calls to move it unread.
+_PASSED_BYTES: Final = 256 * 1024
 #: What is read where little comes at a time: making room for a large read
 #: costs 20 µs, which is as much as ten sends' worth of our own work.
 _SMALL_READ_BYTES: Final = 96 * 1024
 #: What is read of who sends requests alone. They are a hundred times the work of
 #: a stream's bytes, and wait in the kernel until their rate lets them be read.
 FIRST_READ_BYTES: Final = 4 * 1024
+#: So much goes on unread before other tasks get a turn: about a millisecond.
+_PASSED_IN_A_ROW: Final = 4 * 1024 * 1024
 #: Full reads in a row before other tasks get a turn.
 _READS_IN_A_ROW: Final = 4
 #: Deliveries in a row before other tasks get a turn: a few milliseconds.
@@ -143,6 +157,7 @@ class TcpConnection:
         sock: configured; where it is a `TlsSocket` whose handshake is still to
             be done, that comes first.
         make_session: another kind of conversation: what dials other nodes.
+        pipe: what large frames that come here may pass through, unread.
 
     Attributes:
         session: the conversation; its ``outbox`` is this connection's.
@@ -152,18 +167,22 @@ class TcpConnection:
     """
 
     __slots__ = (
-        "_aligns_reads",
         "_decoder",
+        "_hurried",
         "_limits",
         "_lingers",
+        "_low_water",
         "_network",
         "_nursery",
         "_outbox",
+        "_pipe",
+        "_plain",
         "_read_bytes",
         "_readiness",
         "_socket",
         "_tls",
         "_turns",
+        "_wanted",
         "accepted_at",
         "address",
         "scheme",
@@ -181,6 +200,7 @@ class TcpConnection:
         is_loopback: bool = False,
         form: Form | None = None,
         make_session: Callable[..., Session] = Session,
+        pipe: Pipe | None = None,
     ) -> None:
         self.address = address
         self.scheme = "tims" if isinstance(sock, TlsSocket) else "tim"
@@ -190,8 +210,12 @@ class TcpConnection:
         self._turns = readiness.turns
         self._network = network_of(address)
         self._read_bytes = FIRST_READ_BYTES
-        # With TLS it is records that are read, which end where they like.
-        self._aligns_reads = not isinstance(sock, TlsSocket)
+        # How much must have come before the kernel wakes us, and should have.
+        self._low_water = self._wanted = 1
+        self._hurried = 0
+        # None with TLS: it is records that are read then, which end where they like.
+        self._plain = sock if isinstance(sock, socket.socket) else None
+        self._pipe = pipe if self._plain is not None else None
         #: Until its handshake is done.
         self._tls = sock if isinstance(sock, TlsSocket) and not sock.is_ready else None
         self._lingers = True
@@ -203,6 +227,7 @@ class TcpConnection:
             on_abort=self._cancel,
             on_bulk=self._expect_bulk,
             form=form,
+            sink=self._plain if form is None else None,
         )
         self._decoder = new_decoder(manager)
         self._limits = manager.node.limits
@@ -262,8 +287,8 @@ class TcpConnection:
         return self._outbox.close_code
 
     def _expect_bulk(self) -> None:
-        if isinstance(self._socket, socket.socket):
-            set_unsent(self._socket, _BULK_LOWAT)
+        if self._plain is not None:
+            set_unsent(self._plain, _BULK_LOWAT)
 
     def close(self, code: Code) -> None:
         """End the connection from outside, saying why. Does not block.
@@ -382,16 +407,89 @@ class TcpConnection:
         Returns what is left for the task: requests, and what ends the
         connection; None for nothing, Rest where much more is about to come.
         """
+        self._wanted = 1
+        result = self._pass_frames(now) if self._may_pass_frames() else None
+        if result is None:
+            result = self._read_frames(now)
+        if self._wanted != self._low_water:
+            self._low_water = self._wanted
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._wanted)
+        return result
+
+    def _may_pass_frames(self) -> bool:
+        decoder = self._decoder
+        return (
+            self._pipe is not None
+            and decoder.frame_bytes >= _PASSED_BYTES
+            and self.session.pace is not None
+            and decoder.is_between_frames
+        )
+
+    def _pass_frames(self, now: float) -> Arrival | Rest | None:
+        """Let large frames go on unread; None where there is something to be read."""
+        sock, pipe = self._plain, self._pipe
+        assert sock is not None and pipe is not None
+        session = self.session
+        total = 0
+        while total < _PASSED_IN_A_ROW:
+            try:
+                frame = self._decoder.look_at(sock.recv(STREAM_HEADER_BYTES, socket.MSG_PEEK))
+                if frame is None or frame.size < _PASSED_BYTES or not session.may_pass(frame):
+                    return None
+                if readable_bytes(sock) < frame.size:
+                    if not total and self._low_water >= frame.size:
+                        return None  # It has been waited for: the kernel holds no more.
+                    self._wanted = frame.size
+                    return Rest.UNTIL_MUCH
+                pipe.open()
+            except BlockingIOError:
+                break
+            except OSError:
+                return None  # Reading finds the same, or needs no pipe.
+            session.last_received = now
+            try:
+                session.pass_on(frame, FrameInKernel(pipe, sock, frame.size), now)
+            except Exception as failure:
+                return Arrival(error=failure)
+            if self._outbox.closed:
+                return ENDED
+            if session.pause_s:
+                return Arrival()
+            total += frame.size
+        if total < self._low_water:
+            self._hurried = _HURRIED_LOOKS
+        elif self._hurried:
+            self._hurried -= 1
+        return self._rest(Rest.UNTIL_MUCH) if total and not self._hurried else None
+
+    def _rest(self, patience: Rest) -> Rest | None:
+        """Let as much gather as the publisher may send; then it waits for credit."""
+        pace = self.session.pace
+        frame_bytes = self._decoder.frame_bytes
+        if pace is None:
+            return None
+        coming = min(pace.left, _GATHERED_BYTES) // frame_bytes * frame_bytes
+        wanted = coming - self._decoder.buffered_bytes
+        if self._plain is None:
+            wanted -= RECORD_BYTES  # of which a part may have come
+        if wanted < _MUCH_BYTES:
+            return None
+        self._wanted = wanted
+        return patience
+
+    def _read_frames(self, now: float) -> Arrival | Rest | None:
         session = self.session
         decoder = self._decoder
+        began = perf_counter()
         total = 0
         for _ in range(_READS_IN_A_ROW):
             if decoder.has_more:
                 data, is_full = b"", True
             else:
                 wanted = self._read_bytes
-                if decoder.frame_bytes >= LARGE_FRAME_BYTES and self._aligns_reads:
-                    if session.is_paced and wanted == READ_BYTES:
+                if decoder.frame_bytes >= LARGE_FRAME_BYTES and self._plain is not None:
+                    if session.pace is not None and wanted == READ_BYTES:
                         wanted = _BULK_READ_BYTES
                     wanted = decoder.suggest_read(wanted)
                 try:
@@ -442,7 +540,10 @@ class TcpConnection:
             if not is_full or work > DELIVERIES_IN_A_ROW:
                 # A full read means that there is more: no need to ask the kernel.
                 break
-        return Rest.A_MOMENT if session.is_paced and total >= _MUCH_BYTES else None
+        # Who keeps us for longer has more come meanwhile.
+        if session.pace is None or total < _MUCH_BYTES or perf_counter() - began > _MOMENT_S:
+            return None
+        return self._rest(Rest.A_MOMENT)
 
     async def _carry_out(self, items: list[Run | ControlFrame]) -> None:
         work = 0

@@ -14,6 +14,7 @@ Source: DESIGN "The data path"; docs/architecture.md, "Reading".
 from __future__ import annotations
 
 import enum
+import math
 import select
 from collections.abc import Callable, Iterable
 from time import perf_counter
@@ -28,10 +29,16 @@ T = TypeVar("T")
 
 
 class Rest(enum.Enum):
-    """What reading may have left behind."""
+    """Much has come at once, and more will: it may gather.
 
-    #: Much has come at once, and more will: it may gather for a moment.
-    A_MOMENT = enum.auto()
+    The socket's low-water mark has been set to wake us when it has. The value is for
+    how many seconds at most: then it is looked at all the same.
+    """
+
+    #: The publisher may be waiting for subscribers to have what it has sent.
+    A_MOMENT = 0.003
+    #: So long a frame takes that comes whole.
+    UNTIL_MUCH = 0.01
 
 
 #: Takes the time; returns what wakes the task up, None for nothing.
@@ -43,10 +50,6 @@ Receive = Callable[[float], T | Rest | None]
 _EVENTS: Final = 32
 #: Other tasks get a turn after so much reading and relaying.
 _TURN_S: Final = 0.003
-#: A moment. As much as a fast source of a reliable room has credit for may come within it.
-_REST_S: Final = 0.003
-#: Who keeps us for longer than this has more come meanwhile.
-_WORTH_A_REST_S: Final = 0.001
 #: Many are at it when so many sockets were readable within the window.
 _MANY: Final = 8
 _WINDOW_S: Final = 0.01
@@ -80,9 +83,10 @@ class ReadinessLoop(Generic[T]):
         self._together_s = together_s
         # Who was readable within the present window.
         self._recent: set[int] = set()
-        # Looked at by `_look_at_resting` alone, until less comes.
+        # Not readable before much has come.
         self._resting: set[int] = set()
-        self._someone_rests = trio.lowlevel.ParkingLot()
+        self._rest_ends = math.inf
+        self._rest = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve until cancelled; then no socket is looked at any more."""
@@ -128,49 +132,46 @@ class ReadinessLoop(Generic[T]):
 
     async def _look_at_resting(self) -> None:
         while True:
-            while not self._resting:
-                await self._someone_rests.park()
-            await trio.sleep(_REST_S)
-            await self._serve(tuple(self._resting), trio.current_time())
+            with trio.CancelScope(deadline=self._rest_ends) as self._rest:
+                await trio.sleep_forever()
+            numbers = tuple(self._resting)
+            self._resting.clear()
+            self._rest_ends = math.inf
+            await self._serve(numbers, trio.current_time())
 
     async def _serve(self, numbers: Iterable[int], now: float) -> None:
         # Not a part of `run`, whose variables would keep the last one alive.
-        began = perf_counter()
-        turn_ends = began + _TURN_S
+        turn_ends = perf_counter() + _TURN_S
         for number in numbers:
             waiter = self._waiters.get(number)
             if waiter is None:
                 continue  # its task has woken up since we looked
             self._recent.add(number)
             result = waiter.receive(now)
-            ended = perf_counter()
             # Relaying may have ended the very connection it came from.
             if (result is not None or self._resting) and self._waiters.get(number) is waiter:
-                if result is Rest.A_MOMENT and ended - began < _WORTH_A_REST_S:
-                    self._let_rest(number)
-                elif result is None or result is Rest.A_MOMENT:
-                    if number in self._resting:
-                        self._resting.remove(number)
-                        self._epoll.modify(number, select.EPOLLIN)
+                if isinstance(result, Rest):
+                    self._let_rest(number, now + result.value)
+                elif result is None:
+                    self._resting.discard(number)
                 else:
                     self._wake(number, outcome.Value(result))
+            ended = perf_counter()
             if ended >= turn_ends:
                 await trio.lowlevel.checkpoint()
                 now = trio.current_time()
-                ended = perf_counter()
-                turn_ends = ended + _TURN_S
-            began = ended
+                turn_ends = perf_counter() + _TURN_S
 
-    def _let_rest(self, number: int) -> None:
-        """Look at it in a moment, however much comes until then.
+    def _let_rest(self, number: int, until: float) -> None:
+        """Look at it when much has come, or at a time.
 
-        Each look is a pass of Trio's loop, with cold caches where a stream's bytes
-        have gone through them: as dear as it is to relay 100 KB.
+        Each look is a pass of Trio's loop with cold caches: as dear as it is to
+        relay 200 KB. Moving a deadline costs nothing beside it.
         """
-        if number not in self._resting:
-            self._resting.add(number)
-            self._epoll.modify(number, 0)
-            self._someone_rests.unpark()
+        self._resting.add(number)
+        # Where others rest, theirs may end first.
+        if len(self._resting) == 1 or until < self._rest_ends:
+            self._rest_ends = self._rest.deadline = until
 
     async def wait(self, number: int, receive: Receive[T]) -> T:
         """Call ``receive`` whenever descriptor ``number`` is readable, and return

@@ -31,6 +31,7 @@ from tim_trio.net.connection import Arrival, TcpConnection, configure_socket
 from tim_trio.net.heap import trim_heap
 from tim_trio.net.listening import accept_all, is_loopback
 from tim_trio.net.other_nodes import NO_OTHER_NODES, Directions
+from tim_trio.net.passage import Pipe
 from tim_trio.net.readiness import ReadinessLoop
 from tim_trio.net.tls import ServerTls
 from tim_trio.net.tls_socket import TlsSocket
@@ -85,6 +86,7 @@ class Server:
     _draining: bool = False
     readiness: ReadinessLoop[Arrival] = attrs.field(init=False)
     _all_gone: trio.Event = attrs.field(factory=trio.Event)
+    _pipe: Pipe = attrs.field(factory=Pipe, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.node = Node(self.limits)
@@ -143,6 +145,7 @@ class Server:
         finally:
             for listener in (*listeners, *tls_listeners, *link_listeners):
                 listener.close()
+            self._pipe.close()
 
     async def drain(self) -> None:
         """Stop gracefully: accept no more, send go-away, wait, close the rest.
@@ -249,6 +252,7 @@ class Server:
                 self.readiness,
                 gate,
                 is_loopback=is_loopback(address),
+                pipe=self._pipe,
             )
         except OSError:  # some systems refuse options on a socket that was reset
             sock.close()

@@ -22,7 +22,7 @@ _CHUNK_BYTES: Final = 64 * 1024
 #: How a peer's first record begins.
 _TLS_HANDSHAKE: Final = b"\x16"
 #: A record's most.
-_RECORD_BYTES: Final = 16 * 1024
+RECORD_BYTES: Final = 16 * 1024
 #: TLS's own messages (key updates, alerts) that a peer may leave unread.
 _MAX_UNSENT_BYTES: Final = 2 * _CHUNK_BYTES
 
@@ -86,6 +86,9 @@ class TlsSocket:
     def close(self) -> None:
         self._raw.close()
 
+    def setsockopt(self, level: int, option: int, value: int, /) -> None:
+        self._raw.setsockopt(level, option, value)
+
     @property
     def must_write(self) -> bool:
         """The handshake waits for the socket to be writable, and else for bytes."""
@@ -110,7 +113,7 @@ class TlsSocket:
                 if self._unsent and not self._flush():
                     return False
                 try:
-                    self._feed(_RECORD_BYTES)
+                    self._feed(RECORD_BYTES)
                 except BlockingIOError:
                     return False
             except ssl.SSLError:
@@ -152,7 +155,7 @@ class TlsSocket:
                 raise
         pieces: list[bytes] = []
         try:
-            while piece := self._object.read(_RECORD_BYTES):
+            while piece := self._object.read(RECORD_BYTES):
                 pieces.append(piece)
             self._end()
             return b"".join(pieces)

@@ -61,6 +61,20 @@ class ControlFrame:
     fields: bytes
 
 
+@attrs.define(eq=False)
+class FrameHeader:
+    """What a relay needs to know of a stream frame that it does not read.
+
+    ``size`` is the whole frame's, in bytes.
+    """
+
+    room: int
+    source: int
+    track: int
+    seq: int
+    size: int
+
+
 class Decoder:
     """Cuts a byte stream into frames. Never blocks, owns no socket.
 
@@ -109,6 +123,28 @@ class Decoder:
         While `has_more`, all that has not been cut yet.
         """
         return self._buffered
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Nothing is held back: what is read next begins a frame."""
+        return not self._chunks
+
+    def look_at(self, header: bytes) -> FrameHeader | None:
+        """Return what the next frame's header says, to be read by somebody else.
+
+        None for whatever had better be read here: a frame that is no stream frame, has
+        any flag, or breaks a rule; and a header that is not whole.
+        """
+        if len(header) < STREAM_HEADER_BYTES:
+            return None
+        length, kind, flags, track, ext_words, room, source, seq = _FIRST.unpack_from(header)
+        size = length + LENGTH_BYTES
+        if kind != STREAM or flags or size > self.max_frame_bytes:
+            return None
+        if length < _SMALLEST_STREAM + ext_words * EXT_WORD_BYTES:
+            return None
+        self.frame_bytes = size
+        return FrameHeader(room, source, track, seq, size)
 
     def suggest_read(self, most: int) -> int:
         """Return how much to read next, at most ``most``, so that it ends where a frame does.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import re
 import time
@@ -22,7 +23,7 @@ from tests.net.scripted_server import client_and_server
 from tim_trio.errors import NotSupported
 from tim_trio.limits import Limits
 from tim_trio.net.client import Bounds, Client, connect
-from tim_trio.net.client.files import part, rules
+from tim_trio.net.client.files import part, rules, sending
 from tim_trio.net.client.files.errors import (
     FileCancelled,
     FileDeclined,
@@ -38,6 +39,7 @@ from tim_trio.net.client.files.sending import FileSent
 from tim_trio.net.client.files.transfer import FileTransfer, TransferPhase
 from tim_trio.net.client.plain_nursery import open_plain_nursery
 from tim_trio.protocol import messages as protocol
+from tim_trio.protocol.layout import STREAM_HEADER_BYTES
 from tim_trio.protocol.messages import ContactAction, Policy
 
 #: Little is under way at once, so that an attempt can be cut in the middle.
@@ -92,11 +94,11 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene_of(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene_of(tmp_path: Path, limits: Limits = LIMITS) -> AsyncIterator[Scene]:
     inbox, outbox = tmp_path / "inbox", tmp_path / "outbox"
     inbox.mkdir()
     outbox.mkdir()
-    async with running_server(LIMITS) as running:
+    async with running_server(limits) as running:
         address = f"tim://127.0.0.1:{running.port}"
         async with connect(address, account="alice") as alice:
             yield Scene(running, alice, inbox, outbox)
@@ -180,6 +182,22 @@ async def test_a_file_arrives(tmp_path: Path, size: int) -> None:
         assert arrivals.transfers == []
         # Its room is gone.
         assert await scene.alice.list_rooms() == []
+
+
+@pytest.mark.parametrize("moment_s, frames", [(math.inf, 8 + 4), (0.0, 8 * 5)])
+async def test_frames_are_as_large_as_takes_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment_s: float, frames: int
+) -> None:
+    """Small ones first, until it is known."""
+    monkeypatch.setattr(sending, "_FRAME_S", moment_s)
+    async with scene_of(tmp_path, Limits()) as scene, scene.client() as bob:
+        path = scene.file(5 * (2**20 - STREAM_HEADER_BYTES))
+        async with bob.receive_files(scene.inbox, accept_from=["alice"]) as arrivals:
+            sent = await scene.send(path)
+            assert (await next_arrival(arrivals)).path == scene.inbox / path.name
+        assert sent.moved_bytes == path.stat().st_size
+        assert scene.running.node.frames_in == frames + 1  # its END
+        assert scene.received() == {path.name: path.read_bytes()}
 
 
 async def test_a_person_is_asked_once(tmp_path: Path) -> None:

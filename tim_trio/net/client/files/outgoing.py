@@ -116,13 +116,13 @@ class OutgoingFile:
             mark += len(data)
         return sha.hexdigest()
 
-    def read(self, offset: int) -> bytes:
-        """Return the next bytes from ``offset`` on, `READ_BYTES` where there are as many.
+    def read(self, offset: int, most: int) -> bytes:
+        """Return the next bytes from ``offset`` on, ``most`` where there are as many.
 
         Raises:
             FileUnusable: they cannot be read, or are no longer there.
         """
-        wanted = min(READ_BYTES, self.size - offset)
+        wanted = min(most, self.size - offset)
         data = self._read(offset, wanted)
         if len(data) < wanted:
             data += self._read(offset + len(data), wanted - len(data))
