@@ -11,6 +11,7 @@ import trustme
 
 from tests.net.rawclient import HOST
 from tim_trio.net.tls import ServerTls
+from tim_trio.net.tls_ends import tell_ends_from_cuts
 
 
 @attrs.define(eq=False)
@@ -59,4 +60,6 @@ class Certificates:
         return ServerTls(self.certificate, self.key, poll_interval_s=0.02)
 
     def client_context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=self.authority)
+        context = ssl.create_default_context(cafile=self.authority)
+        tell_ends_from_cuts(context)
+        return context

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.net.certificates import Certificates
 from tests.net.running import eventually
-from tim_trio.net.tls import ServerTls, TlsFileError, server_context
+from tim_trio.net.client.dial import client_context
+from tim_trio.net.tls import NodeTls, ServerTls, TlsFileError, server_context
 
 
 @pytest.fixture
@@ -28,6 +29,18 @@ def test_modern_versions_only(made: Certificates) -> None:
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.maximum_version is ssl.TLSVersion.MAXIMUM_SUPPORTED
     assert context.options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_no_context_takes_a_cut_for_an_end(made: Certificates) -> None:
+    """Some builds of Python do so by default; the tests of sockets show what it means."""
+    links = NodeTls(made.certificate, made.key, made.authority)
+    for context in (
+        server_context(made.certificate, made.key),
+        client_context(made.authority),
+        links.context,
+        links.dialing,
+    ):
+        assert not context.options & ssl.OP_IGNORE_UNEXPECTED_EOF
 
 
 def test_a_missing_file(made: Certificates) -> None:

@@ -15,6 +15,7 @@ from tests.net.certificates import Certificates
 from tests.net.old_tls import OLD_HELLO
 from tests.net.rawclient import HOST
 from tim_trio.net.tls import server_context
+from tim_trio.net.tls_ends import is_cut
 from tim_trio.net.tls_socket import TlsSocket
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -229,8 +230,9 @@ def test_an_end_within_the_handshake(pair: Pair) -> None:
     pair.to_server(50)
     assert not pair.server.shake_hands()
     pair.wire.close()
-    with pytest.raises(ssl.SSLEOFError):
+    with pytest.raises(ssl.SSLError) as caught:
         pair.server.shake_hands()
+    assert is_cut(caught.value)
 
 
 def test_a_server_flight_that_does_not_fit(certificates: Certificates) -> None:
@@ -285,8 +287,9 @@ def test_the_end_of_tcp_alone_is_not(ready: Pair) -> None:
     push(ready, b"first")
     ready.wire.close()
     assert ready.server.recv(65536) == b"first"
-    with pytest.raises(ssl.SSLEOFError):
+    with pytest.raises(ssl.SSLError) as caught:
         ready.server.recv(65536)
+    assert is_cut(caught.value)
 
 
 def test_a_forged_record(ready: Pair) -> None:
@@ -369,8 +372,9 @@ def test_shutdown_does_not_wait(certificates: Certificates) -> None:
         made.server.shutdown(socket.SHUT_WR)
         while made.to_peer():
             pass
-        with pytest.raises(ssl.SSLEOFError):
+        with pytest.raises(ssl.SSLError) as caught:
             made.peer_reads()
+        assert is_cut(caught.value)
 
 
 def test_shutdown_before_the_handshake(pair: Pair) -> None:

@@ -23,6 +23,7 @@ import httpx
 import trio
 
 from tim_trio.errors import ClusterError
+from tim_trio.net.tls_ends import is_cut
 
 _UNAUTHENTICATED: Final = 16
 #: gRPC's codes for what will not work in a moment or elsewhere either: invalid
@@ -349,7 +350,7 @@ def describe(error: Exception) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not accepted: {cause.verify_message}"
         if isinstance(cause, ssl.SSLError) and (
-            isinstance(cause, ssl.SSLEOFError) or cause.reason == "WRONG_VERSION_NUMBER"
+            is_cut(cause) or cause.reason == "WRONG_VERSION_NUMBER"
         ):
             return "no TLS there; etcd:// connects without"
         cause = cause.__cause__ or cause.__context__

@@ -32,6 +32,7 @@ from tim_trio.log import get_logger
 from tim_trio.net.byte_socket import ByteSocket
 from tim_trio.net.passage import FrameInKernel, Pipe, readable_bytes
 from tim_trio.net.readiness import ReadinessLoop, Rest
+from tim_trio.net.tls_ends import is_cut
 from tim_trio.net.tls_socket import RECORD_BYTES, TlsSocket
 from tim_trio.net.turns import BEGINNING, ENDING, HANDSHAKE_STEP, REQUEST
 from tim_trio.protocol.decoder import LARGE_FRAME_BYTES, ControlFrame
@@ -337,9 +338,9 @@ class TcpConnection:
         """Do TLS's handshake; False when there will be none, and nothing more to say."""
         try:
             await shake_hands(tls, partial(self._turns.take, self._network, HANDSHAKE_STEP))
-        except ssl.SSLEOFError:
-            return False
         except ssl.SSLError as error:
+            if is_cut(error):
+                return False
             code = Code.PROTOCOL_ERROR
             if tls.first_byte == _PLAIN:
                 code = Code.UNSUPPORTED_VERSION

@@ -15,6 +15,7 @@ import trio
 
 from tim_trio.errors import TimError
 from tim_trio.log import get_logger
+from tim_trio.net.tls_ends import tell_ends_from_cuts
 
 _POLL_INTERVAL_S: Final = 1.0
 #: Whoever may read the key can pretend to be the server.
@@ -41,6 +42,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Nobody needs it, and each costs us a handshake.
     context.options |= ssl.OP_NO_RENEGOTIATION
+    tell_ends_from_cuts(context)
     _load_pair(context, certificate, key)
     return context
 
@@ -184,6 +186,7 @@ class NodeTls(ServerTls):
         dialing = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         for context in (accepting, dialing):
             context.minimum_version = ssl.TLSVersion.TLSv1_3
+            tell_ends_from_cuts(context)
             _load_pair(context, self._certificate, self._key)
             _check_readable(self._authority)
             try:

@@ -16,6 +16,7 @@ import trio
 
 from tim_trio.net.client.address import Address
 from tim_trio.net.client.errors import ConnectFailed, TlsFailed
+from tim_trio.net.tls_ends import is_cut, tell_ends_from_cuts
 
 #: What OpenSSL says where the other side's first bytes are no TLS.
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE"})
@@ -36,6 +37,7 @@ def client_context(ca: Path | None) -> ssl.SSLContext:
     except OSError as error:
         raise TlsFailed(f"cannot read {ca}: {error.strerror or error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    tell_ends_from_cuts(context)
     return context
 
 
@@ -91,7 +93,7 @@ def _why_no_tls(where: Address, cause: BaseException | None) -> str:
         return f"the certificate of {where} is not accepted: {cause.verify_message.rstrip('.')}"
     if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
         return f"no TLS at {where}; {attrs.evolve(where, tls=False)} connects without"
-    if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+    if isinstance(cause, ssl.SSLError) and not is_cut(cause):
         return f"no TLS with {where}: {(cause.reason or 'unknown').replace('_', ' ').lower()}"
     return f"{where} closed the connection before TLS was agreed on"
 
