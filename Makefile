@@ -25,7 +25,7 @@ ARGS ?=
 # Options for pytest, as in: make check PYTEST_ARGS="tests/core -x"
 PYTEST_ARGS ?=
 # Of the tests that may run beside each other so many at once; make test JOBS=0 for none.
-JOBS ?= 2
+JOBS ?= 3
 SIDE_BY_SIDE = $(if $(filter-out 0,$(JOBS)),--numprocesses=$(JOBS) --dist=worksteal)
 # The tests that were asked for may all be of one kind: pytest's code for none is 5.
 NONE_IS_FINE = $(if $(PYTEST_ARGS),|| [ $$? = 5 ])

@@ -165,6 +165,9 @@ class Wire:
     def fileno(self) -> int:
         raise AssertionError("for a real passage alone")
 
+    def send(self, data: bytes, flags: int, /) -> int:
+        raise AssertionError("for a real passage alone")
+
 
 class Carried:
     """A passage: a frame as if it were still in the kernel.

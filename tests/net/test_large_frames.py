@@ -269,3 +269,24 @@ async def test_where_credit_is_not_what_is_waited_for_there_is_no_rest(
     rests = [mark for mark in marks if mark > LARGE]
     assert len(rests) <= 100 // connection_module._HURRIED_LOOKS + 3
     assert moves
+
+
+async def test_what_is_read_in_several_turns_does_not_leave_it_deaf() -> None:
+    """So many runs at once that the connection's task looks for the rest of them itself."""
+    async with running_server() as running, streaming(running) as stream:
+        await stream.carry(*[LARGE] * 4)
+        first = stream.seq
+        small = [frame(stream.room, first + seq) for seq in range(65)]
+        others = [frame(stream.room, seq, track=1) for seq in range(65)]
+        mixed = [each for pair in zip(small, others, strict=True) for each in pair]
+        stream.seq += 65
+        large = [stream.next_frame(60_000) for _ in range(9)]
+        data = to_bytes(*mixed, *large)
+        await stream.admission(len(data))
+        # At once, so that all is there when the server looks.
+        sent = stream.publisher.raw.send(data)
+        await stream.publisher.send_raw(data[sent:])
+        for _ in (*mixed, *large):
+            await stream.subscriber.expect(StreamFrame)
+        with trio.fail_after(2):
+            assert await stream.publisher.is_served()

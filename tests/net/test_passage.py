@@ -17,6 +17,7 @@ from tests.net.running import open_descriptors
 from tests.net.test_connection import tcp_pair
 from tim_trio.net import passage
 from tim_trio.net.passage import FrameInKernel, Pipe, readable_bytes
+from tim_trio.protocol.layout import STREAM_HEADER_BYTES
 
 BODY = os.urandom(300_000)
 
@@ -36,7 +37,7 @@ class Way:
         self.publisher.sendall(data)
         while readable_bytes(self.source) < len(data):
             pass
-        return FrameInKernel(self.pipe, self.source, len(data))
+        return FrameInKernel(self.pipe, self.source, data[:STREAM_HEADER_BYTES], len(data))
 
     def received(self, size: int) -> bytes:
         pieces = []
@@ -128,20 +129,56 @@ def test_a_pipe_that_holds_little_is_filled_again_and_again(
         way.assert_pipe_is_empty()
 
 
-def test_a_frame_that_was_not_whole_is_a_fault_of_ours() -> None:
+def test_the_header_is_the_one_that_was_looked_at() -> None:
+    """What is in the socket may have changed since then."""
+    header = bytes(STREAM_HEADER_BYTES)
     with open_way() as way:
-        way.offer(b"abc")
-        with pytest.raises(RuntimeError, match="gone"):
-            FrameInKernel(way.pipe, way.source, 4).move(way.sink)
-        way.offer(b"abc")
-        way.publisher.shutdown(socket.SHUT_WR)
-        with pytest.raises(RuntimeError, match="early"):
-            FrameInKernel(way.pipe, way.source, 4).move(way.sink)
-    with open_way(send_buffer=4096, receive_buffer=4096) as way:
         way.offer(BODY)
-        way.publisher.shutdown(socket.SHUT_WR)
-        with pytest.raises(RuntimeError, match="early"):
-            FrameInKernel(way.pipe, way.source, len(BODY) + 1).move(way.sink)
+        rest = FrameInKernel(way.pipe, way.source, header, len(BODY)).move(way.sink)
+        whole = header + BODY[STREAM_HEADER_BYTES:]
+        assert way.received(len(BODY) - len(rest)) + rest == whole
+
+
+@pytest.mark.parametrize("size", [3, STREAM_HEADER_BYTES + 3, 10_000])
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("buffer", [None, 4096])
+def test_a_frame_that_was_not_whole_is_a_fault_of_ours(
+    size: int, ends: bool, buffer: int | None
+) -> None:
+    with open_way(send_buffer=buffer, receive_buffer=buffer) as way:
+        way.offer(BODY[:size])
+        if ends:
+            way.publisher.shutdown(socket.SHUT_WR)
+        frame = FrameInKernel(way.pipe, way.source, BODY[:STREAM_HEADER_BYTES], size + 40)
+        with pytest.raises(RuntimeError, match="early" if ends else "gone"):
+            frame.move(way.sink)
+        assert way.pipe.reader == -1, "what it held has gone with it"
+
+
+def test_a_fault_in_between_leaves_nothing_to_the_next_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise MemoryError
+
+    with open_way(send_buffer=4096, receive_buffer=4096) as way:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "read", fail)
+            with pytest.raises(MemoryError):
+                way.offer(BODY).move(way.sink)
+        way.pipe.open()
+        way.assert_pipe_is_empty()
+
+
+def test_a_kernel_short_of_memory_has_the_frame_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise BlockingIOError
+
+    with open_way() as way, monkeypatch.context() as patch:
+        frame = way.offer(BODY)
+        patch.setattr(os, "splice", fail)
+        rest = frame.move(way.sink)
+        assert way.received(STREAM_HEADER_BYTES) + rest == BODY
 
 
 def test_a_pipe_is_opened_once_and_closed_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +203,7 @@ def test_a_pipe_is_opened_once_and_closed_for_good(monkeypatch: pytest.MonkeyPat
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.lists(st.integers(1, len(BODY)), min_size=1, max_size=6),
+    st.lists(st.integers(STREAM_HEADER_BYTES, len(BODY)), min_size=1, max_size=6),
     st.sampled_from([None, 4096, 100_000]),
 )
 def test_bytes_come_out_as_they_went_in(sizes: list[int], buffer: int | None) -> None:

@@ -40,6 +40,8 @@ class Sink(Protocol):
 
     def fileno(self) -> int: ...
 
+    def send(self, data: bytes, flags: int, /) -> int: ...
+
 
 class Passage(Protocol):
     """One whole frame that is still in the kernel, to be moved once."""

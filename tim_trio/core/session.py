@@ -171,6 +171,7 @@ class Session:
         assert self.member is not None
         room, source = self.member.sources[frame.room, frame.source]
         room.pass_on(source, frame, passage, now)
+        self.pace = source.pace
         self._unchecked_bytes -= frame.size
         if self._unchecked_bytes < 0:
             self._check_stream_rate(now, is_live=False)

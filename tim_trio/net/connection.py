@@ -360,9 +360,9 @@ class TcpConnection:
         Returns the code to close with, None when the peer closed.
         """
         # What came along with TLS's handshake is no longer in the socket.
-        arrival = self._receive(trio.current_time())
+        arrival = self._receive_at_once()
         while True:
-            if not isinstance(arrival, Arrival):
+            if arrival is None:
                 try:
                     arrival = await self._readiness.wait(self._socket.fileno(), self._receive)
                 except trio.ClosedResourceError:
@@ -385,7 +385,7 @@ class TcpConnection:
                 return None
             if arrival.has_more:
                 await trio.lowlevel.checkpoint()
-                arrival = self._receive(trio.current_time())
+                arrival = self._receive_at_once()
             else:
                 # While it waits for more, an idle connection must not pin what
                 # it read last.
@@ -412,10 +412,21 @@ class TcpConnection:
         result = self._pass_frames(now) if self._may_pass_frames() else None
         if result is None:
             result = self._read_frames(now)
-        if self._wanted != self._low_water:
-            self._low_water = self._wanted
+        self._set_low_water(self._wanted)
+        return result
+
+    def _set_low_water(self, size: int) -> None:
+        if size != self._low_water:
+            self._low_water = size
             with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, self._wanted)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+    def _receive_at_once(self) -> Arrival | None:
+        """As `_receive`, but not to rest: only who looks at all sockets ends that again."""
+        result = self._receive(trio.current_time())
+        if isinstance(result, Rest):
+            self._set_low_water(1)
+            return None
         return result
 
     def _may_pass_frames(self) -> bool:
@@ -435,7 +446,8 @@ class TcpConnection:
         total = 0
         while total < _PASSED_IN_A_ROW:
             try:
-                frame = self._decoder.look_at(sock.recv(STREAM_HEADER_BYTES, socket.MSG_PEEK))
+                header = sock.recv(STREAM_HEADER_BYTES, socket.MSG_PEEK)
+                frame = self._decoder.look_at(header)
                 if frame is None or frame.size < _PASSED_BYTES or not session.may_pass(frame):
                     return None
                 if readable_bytes(sock) < frame.size:
@@ -450,7 +462,7 @@ class TcpConnection:
                 return None  # Reading finds the same, or needs no pipe.
             session.last_received = now
             try:
-                session.pass_on(frame, FrameInKernel(pipe, sock, frame.size), now)
+                session.pass_on(frame, FrameInKernel(pipe, sock, header, frame.size), now)
             except Exception as failure:
                 return Arrival(error=failure)
             if self._outbox.closed:
@@ -610,6 +622,7 @@ class TcpConnection:
         """
         if self._outbox.close_code is None or not self._lingers:
             return
+        self._set_low_water(1)
         with trio.move_on_after(self._limits.close_timeout_s):
             try:
                 self._socket.shutdown(socket.SHUT_WR)

@@ -17,9 +17,11 @@ import os
 import socket
 import termios
 from struct import Struct
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
+
+from tim_trio.core.outbox import Sink
 
 #: What an ordinary user may ask for. It counts pages, which on a fast network hold
 #: less than they could; a frame that does not fit goes through in several turns.
@@ -27,10 +29,6 @@ _PIPE_BYTES: Final = 1024 * 1024
 _INT: Final = Struct("i")
 # Never wait, neither for the sockets nor for the pipe.
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
-
-class _HasDescriptor(Protocol):
-    def fileno(self) -> int: ...
 
 
 def readable_bytes(sock: socket.socket) -> int:
@@ -71,43 +69,68 @@ class Pipe:
 
 @attrs.define(eq=False)
 class FrameInKernel:
-    """The next ``size`` bytes of a socket, all of which have come. To be moved once.
+    """The next frame of a socket, all of which has come. To be moved once.
+
+    Its header is sent from ``header``, which somebody has looked at. What is still in
+    the socket may be pages of a publisher on this machine, who can change them after
+    that: its payload, but nothing that says whose it is or where it ends.
 
     Source: `core.outbox.Passage`.
     """
 
     _pipe: Pipe
     _source: socket.socket
-    _left: int
+    _header: bytes
+    _left: int = attrs.field(alias="size")
 
-    def move(self, sink: _HasDescriptor) -> bytes:
-        """Move the bytes to a socket as far as the kernel takes them; return the rest.
+    def move(self, sink: Sink) -> bytes:
+        """Move the frame to a socket as far as the kernel takes it; return the rest.
 
-        Whatever happens, they are gone from where they were.
+        Whatever happens, it is gone from where it was, and the pipe is empty.
 
         Raises:
             OSError: the sink is broken.
-            RuntimeError: the bytes had not all come.
+            RuntimeError: the frame had not all come.
         """
-        reader, writer = self._pipe.reader, self._pipe.writer
-        source, target = self._source.fileno(), sink.fileno()
+        try:
+            return self._move(sink)
+        except OSError:
+            raise
+        except BaseException:
+            self._pipe.close()  # Nobody knows what is in it.
+            raise
+
+    def _move(self, sink: Sink) -> bytes:
+        self._drop_header()
+        source, reader, writer = self._source.fileno(), self._pipe.reader, self._pipe.writer
+        target = sink.fileno()
+        header = self._header
         held = 0
         try:
-            while self._left:
-                held = os.splice(source, writer, self._left, flags=_FLAGS)
+            # With what follows in one segment, which is why it does not go by itself.
+            header = header[sink.send(header, socket.MSG_MORE) :]
+            while self._left and not header:
+                try:
+                    held = os.splice(source, writer, self._left, flags=_FLAGS)
+                except BlockingIOError:
+                    break  # It is short of memory, perhaps.
                 if not held:
                     raise RuntimeError("a frame has ended early that was whole")
                 self._left -= held
                 while held:
                     held -= os.splice(reader, target, held, flags=_FLAGS)
         except BlockingIOError:
-            if not held:
-                raise RuntimeError("a frame has gone that was whole") from None
-            return self._take(held)
+            pass
         except OSError:
             self._take(held)
             raise
-        return b""
+        return header + self._take(held) if header or held or self._left else b""
+
+    def _drop_header(self) -> None:
+        self._left -= len(self._header)
+        size = len(self._header)
+        while size:
+            size -= len(self._read(size))
 
     def _take(self, held: int) -> bytes:
         """Read what is left, in the pipe and behind it."""
@@ -116,8 +139,15 @@ class FrameInKernel:
             pieces.append(os.read(self._pipe.reader, held))
             held -= len(pieces[-1])
         while self._left:
-            pieces.append(self._source.recv(self._left))
-            if not pieces[-1]:
-                raise RuntimeError("a frame has ended early that was whole")
+            pieces.append(self._read(self._left))
             self._left -= len(pieces[-1])
         return b"".join(pieces)
+
+    def _read(self, size: int) -> bytes:
+        try:
+            data = self._source.recv(size)
+        except OSError as error:
+            raise RuntimeError("a frame has gone that was whole") from error
+        if not data:
+            raise RuntimeError("a frame has ended early that was whole")
+        return data
