@@ -72,6 +72,8 @@ def passed(stage: Stage, size: int = SIZE, failure: Exception | None = None) -> 
     payload = bytes(size - STREAM_HEADER_BYTES)
     data = encode_stream_frame(stage.writer.frame(0, payload))
     stage.room.pass_on(stage.source, frame, Carried(data, failure), 1.0)
+    assert stage.source.pace is not None
+    stage.source.pace.update()
     return True
 
 
@@ -274,6 +276,25 @@ def pass_one(session: Session, writer: TrackWriter) -> None:
     assert session.may_pass(frame)
     data = writer.data(0, payload=bytes(SIZE - STREAM_HEADER_BYTES))
     session.pass_on(frame, Carried(data), trio.current_time())
+    session.tell_credit()
+
+
+async def test_credit_is_told_once_for_all_that_has_passed(autojump_clock: MockClock) -> None:
+    alice, _, writer = await publishing(make_manager())
+    session = alice.session
+    pace = session.pace
+    assert pace is not None
+    alice.peer.new()
+    Caller(alice.manager).session.tell_credit()  # of nobody
+    for _ in range(5 * pace.window // 8 // SIZE):
+        frame = FrameHeader(writer.room, writer.source, 0, writer.next_seq, SIZE)
+        assert session.may_pass(frame)
+        data = writer.data(0, payload=bytes(SIZE - STREAM_HEADER_BYTES))
+        session.pass_on(frame, Carried(data), trio.current_time())
+    assert alice.peer.new() == []
+    session.tell_credit()
+    (credit,) = of_kind(Credit, alice.peer.new())
+    assert credit.limit == pace.told == pace.passed + pace.window
 
 
 async def test_the_rate_of_what_passes_is_looked_at_now_and_then(

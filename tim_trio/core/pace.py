@@ -94,12 +94,12 @@ class Pace:
         granted = self.passed + max(subscription.credit, self.window)
         self._flows[subscription] = Flow(subscription, self, self.passed, granted)
         self._slowest = None
-        self._update()
+        self.update()
 
     def leave(self, subscription: Subscription) -> None:
         if self._flows.pop(subscription, None) is not None:
             self._slowest = None
-            self._update()
+            self.update()
 
     def close(self) -> None:
         """The source is over. What is queued of it pays to nobody from here on.
@@ -123,12 +123,12 @@ class Pace:
     def moved(self, flow: Flow) -> None:
         """A flow can take more. Only the slowest one's move lets the source go on."""
         if self._slowest is None or flow is self._slowest:
-            self._update()
+            self.update()
 
     def handed_on(self, size: int) -> None:
         """``size`` new bytes have been sent or queued for everyone."""
         self.passed += size
-        self._update()
+        self.update()
 
     @property
     def left(self) -> int:
@@ -140,7 +140,8 @@ class Pace:
         """The publisher has sent more than it was told it may."""
         return self.received > self.told
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Tell the publisher how far it may go, where that is worth a CREDIT."""
         if self._flows:
             slowest = self._slowest = min(self._flows.values(), key=lambda flow: flow.allowed)
             headroom = slowest.allowed - self.passed

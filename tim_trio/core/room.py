@@ -235,7 +235,10 @@ class Room:
         return subscription is not None and subscription.takes_unseen(track)
 
     def pass_on(self, source: Source, frame: FrameHeader, passage: Passage, now: float) -> None:
-        """Move a frame to the room's subscriber that `may_pass`."""
+        """Move a frame to the room's subscriber that `may_pass`.
+
+        After the last of several the publisher is to be told its credit, by `Pace.update`.
+        """
         pace = source.pace
         subscription = self._audience.sole()
         assert pace is not None and subscription is not None
@@ -244,7 +247,7 @@ class Room:
         source.received_bytes += frame.size
         pace.received += frame.size
         subscription.outbox.pass_on(passage, pace.flow(subscription), now)
-        pace.handed_on(frame.size)
+        pace.passed += frame.size
         self._count(source, 1, frame.size, now)
 
     def _new_track(self, source: Source, number: int) -> Track:

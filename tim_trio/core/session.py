@@ -167,7 +167,7 @@ class Session:
         return held is not None and held[0].may_pass(held[1], frame)
 
     def pass_on(self, frame: FrameHeader, passage: Passage, now: float) -> None:
-        """Let a frame through that `may_pass`."""
+        """Let a frame through that `may_pass`. After several, `tell_credit`."""
         assert self.member is not None
         room, source = self.member.sources[frame.room, frame.source]
         room.pass_on(source, frame, passage, now)
@@ -175,6 +175,11 @@ class Session:
         self._unchecked_bytes -= frame.size
         if self._unchecked_bytes < 0:
             self._check_stream_rate(now, is_live=False)
+
+    def tell_credit(self) -> None:
+        """Tell the publisher what the frames that have passed make room for."""
+        if self.pace is not None:
+            self.pace.update()
 
     def _check_stream_rate(self, now: float, *, is_live: bool) -> None:
         """Count the bytes that have come; ask for a pause where they are too many.

@@ -440,41 +440,56 @@ class TcpConnection:
 
     def _pass_frames(self, now: float) -> Arrival | Rest | None:
         """Let large frames go on unread; None where there is something to be read."""
+        before = self._low_water
+        try:
+            result, total = self._pass_whole_frames(now)
+        finally:
+            # Once for all: each CREDIT wakes the publisher.
+            self.session.tell_credit()
+        if result is not None or not total:
+            return result
+        if total < before:
+            self._hurried = _HURRIED_LOOKS
+        elif self._hurried:
+            self._hurried -= 1
+        return None if self._hurried else self._rest(Rest.UNTIL_MUCH)
+
+    def _pass_whole_frames(self, now: float) -> tuple[Arrival | Rest | None, int]:
+        """Do so; return what there is to be done, and how many bytes have passed."""
         sock, pipe = self._plain, self._pipe
         assert sock is not None and pipe is not None
         session = self.session
-        total = 0
+        total = available = 0
         while total < _PASSED_IN_A_ROW:
             try:
                 header = sock.recv(STREAM_HEADER_BYTES, socket.MSG_PEEK)
                 frame = self._decoder.look_at(header)
                 if frame is None or frame.size < _PASSED_BYTES or not session.may_pass(frame):
-                    return None
-                if readable_bytes(sock) < frame.size:
+                    return None, 0
+                if available < frame.size:
+                    available = readable_bytes(sock)
+                if available < frame.size:
                     if not total and self._low_water >= frame.size:
-                        return None  # It has been waited for: the kernel holds no more.
+                        return None, 0  # It has been waited for: the kernel holds no more.
                     self._wanted = frame.size
-                    return Rest.UNTIL_MUCH
+                    return Rest.UNTIL_MUCH, total
                 pipe.open()
             except BlockingIOError:
                 break
             except OSError:
-                return None  # Reading finds the same, or needs no pipe.
+                return None, 0  # Reading finds the same, or needs no pipe.
             session.last_received = now
             try:
                 session.pass_on(frame, FrameInKernel(pipe, sock, header, frame.size), now)
             except Exception as failure:
-                return Arrival(error=failure)
+                return Arrival(error=failure), total
             if self._outbox.closed:
-                return ENDED
+                return ENDED, total
             if session.pause_s:
-                return Arrival()
+                return Arrival(), total
             total += frame.size
-        if total < self._low_water:
-            self._hurried = _HURRIED_LOOKS
-        elif self._hurried:
-            self._hurried -= 1
-        return self._rest(Rest.UNTIL_MUCH) if total and not self._hurried else None
+            available -= frame.size
+        return None, total
 
     def _rest(self, patience: Rest) -> Rest | None:
         """Let as much gather as the publisher may send; then it waits for credit."""

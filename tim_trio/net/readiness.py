@@ -37,8 +37,8 @@ class Rest(enum.Enum):
 
     #: The publisher may be waiting for subscribers to have what it has sent.
     A_MOMENT = 0.003
-    #: So long a frame takes that comes whole.
-    UNTIL_MUCH = 0.01
+    #: So long a window of frames takes that come whole, and fast.
+    UNTIL_MUCH = 0.02
 
 
 #: Takes the time; returns what wakes the task up, None for nothing.
