@@ -6,6 +6,7 @@ import os
 import sys
 import termios
 from pathlib import Path
+from typing import Final
 
 import attrs
 import click
@@ -19,9 +20,8 @@ from tim_trio.cli.runner import run
 from tim_trio.net.client import Bounds
 from tim_trio.net.client.files import Arrival, FileDeclined, FileReceiver, FileTransfer
 
-#: Enough that the server hears of what was written a few times a second alone, on a
-#: fast network too: each word wakes it.
-_BUFFER_BYTES = 16 * 1024 * 1024
+#: Half of it is granted at a time, for each word of that wakes the server.
+_BUFFER_BYTES: Final = 16 * 1024 * 1024
 
 
 @click.command()

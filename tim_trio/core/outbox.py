@@ -285,7 +285,7 @@ class Outbox:
         except OSError:
             self.abort(None)
             return
-        except BaseException:
+        except BaseException:  # an interrupt too
             self.abort(None)
             raise
         if rest:

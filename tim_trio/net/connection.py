@@ -183,7 +183,6 @@ class TcpConnection:
         "_socket",
         "_tls",
         "_turns",
-        "_wanted",
         "accepted_at",
         "address",
         "scheme",
@@ -211,8 +210,8 @@ class TcpConnection:
         self._turns = readiness.turns
         self._network = network_of(address)
         self._read_bytes = FIRST_READ_BYTES
-        # How much must have come before the kernel wakes us, and should have.
-        self._low_water = self._wanted = 1
+        # How much must have come before the kernel wakes us; 1 but while we rest.
+        self._low_water = 1
         self._hurried = 0
         # None with TLS: it is records that are read then, which end where they like.
         self._plain = sock if isinstance(sock, socket.socket) else None
@@ -408,11 +407,11 @@ class TcpConnection:
         Returns what is left for the task: requests, and what ends the
         connection; None for nothing, Rest where much more is about to come.
         """
-        self._wanted = 1
         result = self._pass_frames(now) if self._may_pass_frames() else None
         if result is None:
             result = self._read_frames(now)
-        self._set_low_water(self._wanted)
+        if self._low_water != 1 and not isinstance(result, Rest):
+            self._set_low_water(1)
         return result
 
     def _set_low_water(self, size: int) -> None:
@@ -432,9 +431,9 @@ class TcpConnection:
     def _may_pass_frames(self) -> bool:
         decoder = self._decoder
         return (
-            self._pipe is not None
+            self.session.pace is not None
+            and self._pipe is not None
             and decoder.frame_bytes >= _PASSED_BYTES
-            and self.session.pace is not None
             and decoder.is_between_frames
         )
 
@@ -471,7 +470,7 @@ class TcpConnection:
                 if available < frame.size:
                     if not total and self._low_water >= frame.size:
                         return None, 0  # It has been waited for: the kernel holds no more.
-                    self._wanted = frame.size
+                    self._set_low_water(frame.size)
                     return Rest.UNTIL_MUCH, total
                 pipe.open()
             except BlockingIOError:
@@ -503,7 +502,7 @@ class TcpConnection:
             wanted -= RECORD_BYTES  # of which a part may have come
         if wanted < _MUCH_BYTES:
             return None
-        self._wanted = wanted
+        self._set_low_water(wanted)
         return patience
 
     def _read_frames(self, now: float) -> Arrival | Rest | None:

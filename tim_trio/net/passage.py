@@ -96,7 +96,7 @@ class FrameInKernel:
             return self._move(sink)
         except OSError:
             raise
-        except BaseException:
+        except BaseException:  # an interrupt too
             self._pipe.close()  # Nobody knows what is in it.
             raise
 
